@@ -1,0 +1,1 @@
+"""Normalizer-Free Networks for Keras 3."""

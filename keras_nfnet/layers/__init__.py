@@ -1,0 +1,21 @@
+"""Keras layers of Normalizer-Free Networks."""
+
+from keras_nfnet.layers.activation import (
+    ACTIVATIONS,
+    ScaledActivation,
+    activation_gain,
+)
+from keras_nfnet.layers.convolution import ScaledWSConv2D, standardize
+from keras_nfnet.layers.residual import SkipInit, StochasticDepth
+from keras_nfnet.layers.squeeze_excite import SqueezeExcite
+
+__all__ = [
+    "ACTIVATIONS",
+    "ScaledActivation",
+    "ScaledWSConv2D",
+    "SkipInit",
+    "SqueezeExcite",
+    "StochasticDepth",
+    "activation_gain",
+    "standardize",
+]

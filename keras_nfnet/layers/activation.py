@@ -1,0 +1,169 @@
+"""Activations scaled to keep the variance of a standard normal.
+
+Reference: arXiv:2101.08692, section 4: the gain is 1/std(act(x)) for x a
+standard normal.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def _gelu(x):
+    # NOTE: the tanh form, as `jax.nn.gelu` in the authors' code.
+    # `keras.activations.gelu` defaults to the exact one.
+    return ops.gelu(x, approximate=True)
+
+
+def _leaky_relu(x):
+    # NOTE: slope 0.01, as in the authors' code; Keras's default is 0.2.
+    return ops.leaky_relu(x, negative_slope=0.01)
+
+
+def _identity(x):
+    return x
+
+
+# Name -> (function, gain). The gains are the authors' constants.
+ACTIVATIONS = {
+    "gelu": (_gelu, 1.7015043497085571),
+    "relu": (ops.relu, 1.7139588594436646),
+    "silu": (ops.silu, 1.7881293296813965),
+    "elu": (ops.elu, 1.2716004848480225),
+    "celu": (ops.celu, 1.270926833152771),
+    "leaky_relu": (_leaky_relu, 1.70590341091156),
+    "relu6": (ops.relu6, 1.7131484746932983),
+    "selu": (ops.selu, 1.0008515119552612),
+    "sigmoid": (ops.sigmoid, 4.803835391998291),
+    "softplus": (ops.softplus, 1.9203323125839233),
+    "soft_sign": (ops.softsign, 2.338853120803833),
+    "tanh": (ops.tanh, 1.5939117670059204),
+    "log_sigmoid": (ops.log_sigmoid, 1.9193484783172607),
+    "identity": (_identity, 1.0),
+}
+# Other spellings in Keras and in the authors' code.
+_SYNONYMS = {
+    "swish": "silu",
+    "softsign": "soft_sign",
+    "linear": "identity",
+}
+
+
+def activation_gain(activation):
+    """The gain of an activation: 1/std(activation(x)), x ~ N(0, 1).
+
+    Args:
+        activation: A name of `ACTIVATIONS`, any name that
+            `keras.activations.get` knows, or a callable on tensors.
+
+    Returns:
+        A float: the authors' constant where there is one, else computed by
+        numerical integration.
+
+    Raises:
+        ValueError: If the activation is unknown, or constant.
+
+    Example:
+
+    >>> round(activation_gain("relu"), 4)
+    1.714
+    >>> round(activation_gain("mish"), 2)
+    1.59
+    """
+    return resolve_activation(activation)[1]
+
+
+def resolve_activation(activation):
+    """Returns `(function, gain)` of an activation's name or function."""
+    if isinstance(activation, str):
+        name = _SYNONYMS.get(activation, activation)
+        if name in ACTIVATIONS:
+            return ACTIVATIONS[name]
+    try:
+        function = keras.activations.get(activation)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "`activation` must be one of "
+            f"{', '.join(ACTIVATIONS)}, another name that Keras knows, or "
+            f"a function. Received: activation={activation!r}"
+        ) from error
+    return function, _computed_gain(function, activation)
+
+
+def _computed_gain(function, activation):
+    # Trapezoid rule against the normal density; the tails beyond 10 weigh
+    # less than 1e-22.
+    x = np.linspace(-10.0, 10.0, 20001)
+    density = np.exp(-0.5 * x**2)
+    density /= density.sum()
+    with keras.device("cpu:0"):
+        y = ops.convert_to_numpy(function(ops.convert_to_tensor(x, "float32")))
+    y = np.asarray(y, np.float64)
+    variance = np.sum(density * y**2) - np.sum(density * y) ** 2
+    if not np.isfinite(variance) or variance < 1e-12:
+        raise ValueError(
+            "`activation` must have a finite variance above 0 on a standard "
+            f"normal. Received: activation={activation!r}, variance {variance}"
+        )
+    return float(1.0 / np.sqrt(variance))
+
+
+def serialize_activation(activation):
+    """What `get_config` stores: a name, or Keras's description."""
+    if isinstance(activation, str | dict):
+        return activation
+    return keras.activations.serialize(activation)
+
+
+@keras.saving.register_keras_serializable(package="keras_nfnet")
+class ScaledActivation(keras.layers.Layer):
+    """An activation times its gain.
+
+    Args:
+        activation: A name of the table in `keras_nfnet.layers`, any other
+            name that Keras knows, or a registered function.
+        scale: A further constant factor, such as a block's `beta`.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Input shape:
+        Any.
+
+    Output shape:
+        As the input.
+
+    Raises:
+        ValueError: If the activation is unknown or constant.
+
+    Example:
+
+    >>> x = keras.random.normal((1, 8))
+    >>> ScaledActivation("silu")(x).shape
+    (1, 8)
+
+    Reference: arXiv:2101.08692, section 4.
+    """
+
+    def __init__(self, activation="gelu", scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.activation = serialize_activation(activation)
+        self.scale = scale
+        self.function, self.gain = resolve_activation(activation)
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs):
+        return self.function(inputs) * self.gain_and_scale(inputs.dtype)
+
+    def gain_and_scale(self, dtype):
+        return ops.cast(self.gain * self.scale, dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(activation=self.activation, scale=self.scale)
+        return config

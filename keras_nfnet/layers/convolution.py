@@ -1,0 +1,244 @@
+"""Scaled weight standardization: arXiv:2101.08692, section 4, eq. 2."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_nfnet.layers.formats import require_channels_last
+from keras_nfnet.layers.grouped_convolution import convolve
+
+
+def standardize(kernel, gain=None, eps=1e-4):
+    """Standardizes a kernel over all axes but the last (output units).
+
+    `W * s - mean * s` with `s = gain / sqrt(max(var * fan_in, eps))`.
+
+    Args:
+        kernel: `(..., filters)`.
+        gain: `(filters,)`, or `None` for 1.
+        eps: Floor of `var * fan_in`.
+
+    Returns:
+        A tensor like `kernel`.
+
+    NOTE: the variance is the biased one and `eps` is a floor, as in the
+    authors' code; other ports add `eps` or use the unbiased variance, which
+    moves the logits by more than 1%.
+    """
+    axes = list(range(len(kernel.shape) - 1))
+    fan_in = math.prod(kernel.shape[:-1])
+    mean = ops.mean(kernel, axis=axes, keepdims=True)
+    variance = ops.mean(ops.square(kernel - mean), axis=axes, keepdims=True)
+    scale = ops.rsqrt(
+        ops.maximum(variance * fan_in, ops.cast(eps, kernel.dtype))
+    )
+    if gain is not None:
+        scale = scale * gain
+    return kernel * scale - mean * scale
+
+
+@keras.saving.register_keras_serializable(package="keras_nfnet")
+class ScaledWSConv2D(keras.layers.Layer):
+    """2D convolution with a scaled, weight-standardized kernel.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: One integer or a pair.
+        strides: One integer or a pair.
+        padding: `"same"` or `"valid"`.
+        groups: Number of groups; divides input channels and `filters`.
+        use_bias: Whether to add a bias (all NFNets do).
+        kernel_initializer: Defaults to a normal of variance 1 / fan-in.
+        bias_initializer: Defaults to zeros.
+        gain_initializer: Defaults to ones.
+        eps: Floor of `var * fan_in` in the standardization.
+        data_format: `"channels_last"`, the only one supported.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Input shape:
+        `(batch, height, width, channels)`.
+
+    Output shape:
+        `(batch, new_height, new_width, filters)`.
+
+    Raises:
+        ValueError: On arguments out of range, `channels_first`, or channels
+            that `groups` does not divide.
+
+    Example:
+
+    >>> x = keras.random.normal((2, 32, 32, 16))
+    >>> ScaledWSConv2D(64, 3, strides=2, groups=4)(x).shape
+    (2, 16, 16, 64)
+
+    Reference: arXiv:2101.08692, section 4. The variables stay in the
+    variable dtype and are standardized in it (float32 under mixed
+    precision); the convolution runs in the compute dtype.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        padding="same",
+        groups=1,
+        use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        gain_initializer="ones",
+        eps=1e-4,
+        data_format=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = _whole("filters", filters)
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.strides = _pair("strides", strides)
+        self.groups = _whole("groups", groups)
+        if padding not in ("same", "valid"):
+            raise ValueError(
+                '`padding` must be "same" or "valid". '
+                f"Received: padding={padding!r}"
+            )
+        if self.filters % self.groups:
+            raise ValueError(
+                "`filters` must be a multiple of `groups`. "
+                f"Received: filters={filters}, groups={groups}"
+            )
+        self.padding = padding
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(
+            kernel_initializer
+            or keras.initializers.VarianceScaling(
+                1.0, "fan_in", "untruncated_normal"
+            )
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.gain_initializer = keras.initializers.get(gain_initializer)
+        self.eps = eps
+        self.data_format = require_channels_last(data_format)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None or channels % self.groups:
+            raise ValueError(
+                "The number of input channels must be known and a multiple "
+                f"of `groups`. Received: input_shape={tuple(input_shape)}, "
+                f"groups={self.groups}"
+            )
+        # autocast=False: standardization needs the float32 values.
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.kernel_size, channels // self.groups, self.filters),
+            initializer=self.kernel_initializer,
+            autocast=False,
+        )
+        self.gain = self.add_weight(
+            name="gain",
+            shape=(self.filters,),
+            initializer=self.gain_initializer,
+            autocast=False,
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+            )
+        else:
+            self.bias = None
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
+        self.built = True
+
+    def standardized_kernel(self):
+        """The kernel that the convolution uses, in the variable dtype."""
+        return standardize(
+            ops.convert_to_tensor(self.kernel),
+            ops.convert_to_tensor(self.gain),
+            self.eps,
+        )
+
+    def call(self, inputs):
+        outputs = convolve(
+            inputs,
+            ops.cast(self.standardized_kernel(), self.compute_dtype),
+            strides=self.strides,
+            padding=self.padding,
+            groups=self.groups,
+        )
+        if self.bias is not None:
+            outputs = outputs + ops.cast(self.bias, self.compute_dtype)
+        return outputs
+
+    def compute_output_shape(self, input_shape):
+        batch, *sides, _ = input_shape
+        sides = (
+            _output_side(side, kernel, stride, self.padding)
+            for side, kernel, stride in zip(
+                sides, self.kernel_size, self.strides, strict=True
+            )
+        )
+        return (batch, *sides, self.filters)
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(
+            self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            filters=self.filters,
+            kernel_size=self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            groups=self.groups,
+            use_bias=self.use_bias,
+            kernel_initializer=keras.initializers.serialize(
+                self.kernel_initializer
+            ),
+            bias_initializer=keras.initializers.serialize(
+                self.bias_initializer
+            ),
+            gain_initializer=keras.initializers.serialize(
+                self.gain_initializer
+            ),
+            eps=self.eps,
+            data_format=self.data_format,
+        )
+        return config
+
+
+def _output_side(side, kernel, stride, padding):
+    if side is None:
+        return None
+    if padding == "same":
+        return -(-side // stride)
+    if side < kernel:
+        raise ValueError(
+            "The image is smaller than the kernel and `padding` is "
+            f'"valid". Received: side={side}, kernel_size={kernel}'
+        )
+    return (side - kernel) // stride + 1
+
+
+def _whole(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a whole number above 0. "
+            f"Received: {name}={value!r}"
+        )
+    return value
+
+
+def _pair(name, value):
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2:
+        raise ValueError(
+            f"`{name}` must be one whole number or two. "
+            f"Received: {name}={value!r}"
+        )
+    return tuple(_whole(name, side) for side in pair)

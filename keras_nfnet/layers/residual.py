@@ -1,0 +1,140 @@
+"""What a residual branch passes through before it joins the shortcut."""
+
+import keras
+from keras import ops
+
+
+def global_average(inputs):
+    """Mean over height and width, summed in float32 at least.
+
+    Args:
+        inputs: `(batch, height, width, channels)`.
+
+    Returns:
+        `(batch, channels)` in the inputs' dtype.
+    """
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if dtype in ("float16", "bfloat16"):
+        mean = ops.mean(ops.cast(inputs, "float32"), axis=(1, 2))
+        return ops.cast(mean, dtype)
+    return ops.mean(inputs, axis=(1, 2))
+
+
+@keras.saving.register_keras_serializable(package="keras_nfnet")
+class StochasticDepth(keras.layers.Layer):
+    """Drops a residual branch for whole samples while training.
+
+    NOTE: what survives is not rescaled by `1 / (1 - rate)`, as in the
+    authors' code; Keras's dropout layers and other ports do rescale.
+
+    Args:
+        rate: Probability to drop, in [0, 1).
+        seed: Integer seed, or `None`.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Input shape:
+        `(batch, ...)`.
+
+    Output shape:
+        As the input.
+
+    Raises:
+        ValueError: If `rate` is not in [0, 1).
+
+    Example:
+
+    >>> x = keras.ops.ones((8, 1, 1, 1))
+    >>> y = StochasticDepth(0.5, seed=0)(x, training=True)  # zeros and ones
+
+    Reference: arXiv:1603.09382; arXiv:2102.06171, appendix A.
+    """
+
+    def __init__(self, rate, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(
+                f"`rate` must be in [0, 1). Received: rate={rate!r}"
+            )
+        self.rate = rate
+        self.seed = seed
+        if rate > 0:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        if not training or self.rate == 0:
+            return inputs
+        shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
+        draw = keras.random.uniform(
+            shape, dtype="float32", seed=self.seed_generator
+        )
+        return inputs * ops.cast(draw >= self.rate, inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def compute_output_spec(self, inputs, training=False):
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(rate=self.rate, seed=self.seed)
+        return config
+
+
+@keras.saving.register_keras_serializable(package="keras_nfnet")
+class SkipInit(keras.layers.Layer):
+    """Multiplies by one learnable scalar, `skip_gain`, and a constant.
+
+    Args:
+        scale: Constant factor, such as a block's `alpha`.
+        initializer: Of `skip_gain`; zeros, so that a block starts as the
+            identity.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Input shape:
+        Any.
+
+    Output shape:
+        As the input.
+
+    Example:
+
+    >>> x = keras.ops.ones((1, 2, 2, 3))
+    >>> float(keras.ops.sum(SkipInit()(x)))
+    0.0
+
+    Reference: De and Smith, arXiv:2002.10444; arXiv:2101.08692, section 4.
+    """
+
+    def __init__(self, scale=1.0, initializer="zeros", **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+        self.initializer = keras.initializers.get(initializer)
+        self.supports_masking = True
+
+    def build(self, input_shape):
+        self.skip_gain = self.add_weight(
+            name="skip_gain", shape=(), initializer=self.initializer
+        )
+        self.built = True
+
+    def call(self, inputs):
+        factor = ops.cast(self.skip_gain, inputs.dtype) * ops.cast(
+            self.scale, inputs.dtype
+        )
+        return inputs * factor
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            scale=self.scale,
+            initializer=keras.initializers.serialize(self.initializer),
+        )
+        return config

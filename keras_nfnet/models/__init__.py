@@ -1,0 +1,1 @@
+"""Functional builders of the networks."""

@@ -1,1 +1,67 @@
-"""Normalizer-Free Networks for Keras 3."""
+"""Normalizer-Free Networks for Keras 3.
+
+Reference: Brock et al. 2021, arXiv:2102.06171 and arXiv:2101.08692.
+"""
+
+from keras_nfnet import weights
+from keras_nfnet.data.labels import decode_predictions
+from keras_nfnet.data.preprocessing import preprocess_input
+from keras_nfnet.diagnostics import signal_propagation
+from keras_nfnet.models.nfnet import (
+    NFNet,
+    NFNetF0,
+    NFNetF0Plus,
+    NFNetF1,
+    NFNetF1Plus,
+    NFNetF2,
+    NFNetF2Plus,
+    NFNetF3,
+    NFNetF3Plus,
+    NFNetF4,
+    NFNetF4Plus,
+    NFNetF5,
+    NFNetF5Plus,
+    NFNetF6,
+    NFNetF6Plus,
+    NFNetF7,
+    NFNetF7Plus,
+)
+from keras_nfnet.optimizers import SGDAGC, WarmupCosine, adaptive_clip
+from keras_nfnet.training.recipe import Recipe
+from keras_nfnet.training.run import train
+from keras_nfnet.variants import VARIANTS, NFNetConfig
+from keras_nfnet.version import __version__
+
+
+
+__all__ = [
+    "SGDAGC",
+    "VARIANTS",
+    "NFNet",
+    "NFNetConfig",
+    "NFNetF0",
+    "NFNetF0Plus",
+    "NFNetF1",
+    "NFNetF1Plus",
+    "NFNetF2",
+    "NFNetF2Plus",
+    "NFNetF3",
+    "NFNetF3Plus",
+    "NFNetF4",
+    "NFNetF4Plus",
+    "NFNetF5",
+    "NFNetF5Plus",
+    "NFNetF6",
+    "NFNetF6Plus",
+    "NFNetF7",
+    "NFNetF7Plus",
+    "Recipe",
+    "WarmupCosine",
+    "__version__",
+    "adaptive_clip",
+    "decode_predictions",
+    "preprocess_input",
+    "signal_propagation",
+    "train",
+    "weights",
+]

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_nfnet.layers.formats import require_channels_last
 from keras_nfnet.layers.grouped_convolution import convolve
+from keras_nfnet.layers.initializers import ScaledNormal
 
 
 def standardize(kernel, gain=None, eps=1e-4):
@@ -110,10 +111,7 @@ class ScaledWSConv2D(keras.layers.Layer):
         self.padding = padding
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(
-            kernel_initializer
-            or keras.initializers.VarianceScaling(
-                1.0, "fan_in", "untruncated_normal"
-            )
+            kernel_initializer or ScaledNormal()
         )
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.gain_initializer = keras.initializers.get(gain_initializer)

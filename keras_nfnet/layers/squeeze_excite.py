@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.layers.residual import global_average
 
 
@@ -52,20 +53,18 @@ class SqueezeExcite(keras.layers.Layer):
                 "`ratio` leaves no hidden channel. Received: "
                 f"ratio={self.ratio}, input_shape={tuple(input_shape)}"
             )
-        self.reduce = self._dense(hidden, channels, "relu", "reduce")
+        self.reduce = self._dense(hidden, "relu", "reduce")
         self.reduce.build((input_shape[0], channels))
-        self.expand = self._dense(channels, hidden, "sigmoid", "expand")
+        self.expand = self._dense(channels, "sigmoid", "expand")
         self.expand.build((input_shape[0], hidden))
         self.built = True
 
-    def _dense(self, units, fan_in, activation, name):
+    def _dense(self, units, activation, name):
         # Truncated normal of deviation 1/sqrt(fan-in): haiku's Linear.
         return keras.layers.Dense(
             units,
             activation=activation,
-            kernel_initializer=keras.initializers.TruncatedNormal(
-                stddev=fan_in**-0.5
-            ),
+            kernel_initializer=ScaledNormal(truncated=True),
             name=f"{self.name}_{name}",
             dtype=self.dtype_policy,
         )

@@ -18,9 +18,6 @@ class NFNetModel(keras.Model):
     Reference: arXiv:2102.06171.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-
     if keras.backend.backend() == "jax":
 
         def train_step(self, state, data):

@@ -9,6 +9,7 @@ import keras
 
 from keras_nfnet.layers import ScaledActivation, ScaledWSConv2D
 from keras_nfnet.layers.formats import require_channels_last
+from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments, input_for
 from keras_nfnet.models.nf_block import GlobalAveragePooling, NFBlock
@@ -106,7 +107,7 @@ def NFNet(
             classes,
             activation=classifier_activation,
             # N(0, 0.01²), arXiv:2102.06171, appendix.
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            kernel_initializer=ScaledNormal(stddev=0.01),
             # Probabilities need float32 under mixed precision.
             dtype=keras.config.dtype_policy().variable_dtype,
             name="predictions",

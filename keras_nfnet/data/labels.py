@@ -1,0 +1,138 @@
+"""Class labels: those of ImageNet, and of any other set of classes."""
+
+import csv
+import functools
+import os
+from importlib import resources
+
+from keras import ops
+
+# The 1000 classes of ILSVRC 2012 in the order of their WordNet ids, which is
+# the order of Keras's class index, of TFDS's `imagenet2012` and of the
+# authors' weights. The name is the synset's first lemma with underscores.
+# Source: timm 1.0, timm/data/_info/imagenet_synsets.txt and
+# imagenet_synset_to_lemma.txt (Apache-2.0); the lemmas are WordNet's
+# (Princeton University, WordNet licence).
+_LABEL_FILE = "imagenet_labels.csv"
+
+
+@functools.cache
+def imagenet_labels():
+    """The 1000 ImageNet classes in order.
+
+    Returns:
+        A tuple of `(wnid, name)`, such as `("n01440764", "tench")`. Two
+        names occur twice ("crane" and "maillot"); the ids are unique.
+    """
+    file = resources.files("keras_nfnet.data").joinpath(_LABEL_FILE)
+    rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+    return tuple((row["wnid"], row["name"]) for row in rows)
+
+
+def decode_predictions(preds, top=5):
+    """The best classes of ImageNet predictions, as `keras.applications` has.
+
+    Args:
+        preds: Array or tensor `(samples, 1000)` of probabilities or logits.
+        top: How many classes to return of each sample, 1 to 1000.
+
+    Returns:
+        A list per sample of `top` tuples `(wnid, name, score)`, best first.
+
+    Raises:
+        ValueError: If `preds` has another shape or `top` is out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> decode_predictions(np.eye(1000)[:1], top=1)[0][0][:2]
+    ('n01440764', 'tench')
+    """
+    shape = tuple(getattr(preds, "shape", ()))
+    if len(shape) != 2 or shape[1] != 1000:
+        raise ValueError(
+            "`decode_predictions` expects a batch of predictions, a 2D "
+            "array of shape (samples, 1000). "
+            f"Received: an array of shape {shape}"
+        )
+    _check_top(top, 1000)
+    labels = imagenet_labels()
+    return [
+        [(*labels[index], score) for index, score in best(sample, top)]
+        for sample in ops.convert_to_numpy(preds)
+    ]
+
+
+def best(scores, top):
+    """The indices and values of the `top` largest scores, best first.
+
+    Args:
+        scores: NumPy array `(classes,)`.
+        top: How many; at most all of them are returned.
+
+    Returns:
+        A list of `(index, score)`; equal scores keep the classes' order.
+    """
+    order = (-scores).argsort(kind="stable")[:top]
+    return [(int(index), float(scores[index])) for index in order]
+
+
+def class_names(labels, classes):
+    """One name per class from what a user may give as `labels`.
+
+    Args:
+        labels: A sequence of names, the path of a text file with one name a
+            line, or `None`: ImageNet's names for 1000 classes, else the
+            classes' numbers.
+        classes: Number of classes of the model.
+
+    Returns:
+        A tuple of `classes` strings.
+
+    Raises:
+        ValueError: If there are not `classes` names, or one is empty or
+            spans lines.
+    """
+    if labels is None:
+        if classes == 1000:
+            return tuple(name for _, name in imagenet_labels())
+        return tuple(str(index) for index in range(classes))
+    if isinstance(labels, str | os.PathLike):
+        labels = read_labels(labels)
+    labels = tuple(labels)
+    for label in labels:
+        if not isinstance(label, str) or not label or "\n" in label:
+            raise ValueError(
+                "`labels` must be strings of one line, not empty. "
+                f"Received: {label!r} among the labels"
+            )
+    if len(labels) != classes:
+        raise ValueError(
+            f"`labels` must have one name for each of the {classes} "
+            f"classes. Received: {len(labels)} labels"
+        )
+    return labels
+
+
+def read_labels(path):
+    """The names in a text file, one a line."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return tuple(file.read().splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            "`labels` must be a list of names or the path of a text file "
+            f"with one name a line. Received: labels={str(path)!r} ({error})"
+        ) from error
+
+
+def _check_top(top, classes):
+    if (
+        isinstance(top, bool)
+        or not isinstance(top, int)
+        or not 1 <= top <= classes
+    ):
+        raise ValueError(
+            f"`top` must be a whole number from 1 to {classes}. "
+            f"Received: top={top!r}"
+        )

@@ -1,0 +1,194 @@
+"""From a picture to what the network takes, on any Keras backend.
+
+`decode_picture` → `evaluation_picture` → `preprocess_input` is the paper's
+evaluation. `graph_preprocessing.py` is the same inside TensorFlow graphs.
+"""
+
+import io
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+# Mean and standard deviation of the RGB channels over ImageNet, for pixels
+# of 0–255: arXiv:2102.06171, the authors' dataset.py.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+# The evaluation resizes to this many pixels more than it crops, whatever
+# the size (the authors' "resize_crop_32").
+EVALUATION_MARGIN = 32
+
+
+def preprocess_input(x, data_format=None):
+    """Normalizes RGB images by ImageNet's mean and deviation.
+
+    Args:
+        x: Images with pixels 0–255, `(height, width, 3)` or
+            `(batch, height, width, 3)`: a NumPy array, a tensor or a Keras
+            tensor, of any real type. It is not changed in place.
+        data_format: `"channels_last"` or `"channels_first"`; `None` for
+            Keras's default.
+
+    Returns:
+        The normalized images, of the same kind and shape as `x`; integers
+        become Keras's default float type, floats keep theirs.
+
+    Raises:
+        ValueError: If `x` has another rank or not three channels.
+
+    Reference: arXiv:2102.06171.
+    """
+    data_format = data_format or keras.config.image_data_format()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            '`data_format` must be "channels_last", "channels_first" or '
+            f"`None`. Received: data_format={data_format!r}"
+        )
+    if isinstance(x, list | tuple) or np.isscalar(x):
+        x = np.asarray(x)
+    shape = tuple(x.shape)
+    last = data_format == "channels_last"
+    if len(shape) not in (3, 4) or shape[-1 if last else -3] != 3:
+        where = "height, width, 3" if last else "3, height, width"
+        raise ValueError(
+            f"`x` must be RGB images of shape ({where}) or (batch, {where}). "
+            f"Received: x of shape {shape}"
+        )
+    # Subtract and multiply by the reciprocal in float32 or wider; half
+    # types are too coarse between the two operations.
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    result_dtype = dtype if "float" in dtype else keras.config.floatx()
+    inner = "float64" if dtype == "float64" else "float32"
+    mean, std = np.array(IMAGENET_MEAN, inner), np.array(IMAGENET_STD, inner)
+    if not last:
+        mean, std = mean.reshape(3, 1, 1), std.reshape(3, 1, 1)
+    if isinstance(x, np.ndarray):
+        return ((x.astype(inner) - mean) / std).astype(result_dtype)
+    return ops.cast((ops.cast(x, inner) - mean) / std, result_dtype)
+
+
+def decode_picture(source):
+    """Reads a picture file of any common format.
+
+    Args:
+        source: A path, or the encoded bytes: JPEG (CMYK too), PNG (palette
+            and 16 bits too), WebP, GIF, BMP, TIFF and what else Pillow
+            reads.
+
+    Returns:
+        A `uint8` array `(height, width, 3)`, RGB 0–255; of an animation the
+        first frame. Like TensorFlow's decoder it drops transparency, takes
+        the high byte of 16 bits and does not turn the picture by its EXIF
+        orientation, so that training and prediction see the same.
+
+    Raises:
+        ValueError: If it is missing, a directory, empty or no picture.
+    """
+    from PIL import Image
+
+    if isinstance(source, bytes | bytearray | memoryview):
+        name, encoded = "the given bytes", bytes(source)
+    else:
+        name, encoded = repr(str(source)), _read(source)
+    if not encoded:
+        raise ValueError(f"A picture must not be empty. Received: {name}")
+    try:
+        with Image.open(io.BytesIO(encoded)) as picture:
+            if picture.mode.startswith("I"):  # 16-bit grayscale
+                pixels = np.clip(np.asarray(picture), 0, 65535) >> 8
+                pixels = np.stack([pixels] * 3, axis=-1).astype("uint8")
+            else:
+                pixels = np.array(picture.convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise many types.
+        raise ValueError(
+            "A picture must be a whole JPEG, PNG, WebP or another format "
+            f"that Pillow reads. Received: {name} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if 0 in pixels.shape:
+        raise ValueError(
+            f"A picture must have pixels. Received: {name} of shape "
+            f"{pixels.shape}"
+        )
+    return pixels
+
+
+def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
+    """The paper's evaluation view of one picture.
+
+    The whole picture is resized, its aspect ratio given up, to `margin`
+    pixels more than `size`, by bicubic interpolation without antialiasing;
+    then the centre is cropped.
+
+    Args:
+        image: `(height, width, 3)`, RGB 0–255.
+        size: Side of the view in pixels, or `(height, width)`.
+        margin: Pixels to resize beyond `size`, 0 or more.
+
+    Returns:
+        A float32 NumPy array `(size, size, 3)`, not normalized.
+
+    NOTE: as with the authors, bicubic overshoots are not clipped, so values
+    can leave 0–255.
+
+    Reference: arXiv:2102.06171; the authors' dataset.py, "resize_crop_32".
+    """
+    height, width = sides(size)
+    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
+        raise ValueError(
+            "`margin` must be a whole number, 0 or more. "
+            f"Received: margin={margin!r}"
+        )
+    image = ops.convert_to_tensor(image, dtype="float32")
+    if len(image.shape) != 3 or image.shape[-1] != 3:
+        raise ValueError(
+            "`image` must be one RGB picture of shape (height, width, 3). "
+            f"Received: image of shape {tuple(image.shape)}"
+        )
+    resized = ops.image.resize(
+        image,
+        (height + margin, width + margin),
+        interpolation="bicubic",
+        antialias=False,
+        data_format="channels_last",
+    )
+    start = margin // 2
+    return ops.convert_to_numpy(resized)[
+        start : start + height, start : start + width
+    ]
+
+
+def sides(size):
+    """`(height, width)` of a size in pixels, one number or two."""
+    pair = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(pair) != 2 or any(
+        isinstance(side, bool) or not isinstance(side, int) or side < 1
+        for side in pair
+    ):
+        raise ValueError(
+            "`size` must be a whole number of pixels above 0, or two. "
+            f"Received: size={size!r}"
+        )
+    return pair
+
+
+def _read(path):
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(
+            "A picture must be the path of a file or its bytes. "
+            f"Received: {path!r}"
+        )
+    if os.path.isdir(path):
+        raise ValueError(
+            f"A picture must be a file. Received: the directory {str(path)!r}"
+        )
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(
+            "A picture must be a file that exists and can be read. "
+            f"Received: {str(path)!r} ({error.strerror})"
+        ) from error

@@ -1,0 +1,139 @@
+"""Signal propagation plots.
+
+Reference: Brock et al. 2021, arXiv:2101.08692, section 3.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_nfnet.models.nf_block import NFBlock
+
+
+@dataclass(frozen=True)
+class SignalPropagation:
+    """Statistics of the signal after the stem and after each block.
+
+    Attributes:
+        names: `"stem"` and the blocks' names.
+        avg_sq_mean: Mean over channels of the squared channel mean.
+        avg_var: Mean over channels of the channel variance.
+        res_avg_var: The same of each block's residual branch, after
+            squeeze-and-excite and before SkipInit; one fewer than the rest.
+        expected_var: What the analysis expects of `avg_var` at
+            initialization with a skip gain of 1: 1 after the stem,
+            `1 + alpha²` after a stage's first block, growing by `alpha²`.
+    """
+
+    names: list
+    avg_sq_mean: list
+    avg_var: list
+    res_avg_var: list
+    expected_var: list
+
+    def plot(self):
+        """Returns a matplotlib figure of the three statistics by depth."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        axes = figure.subplots(1, 3)
+        depth = np.arange(len(self.names))
+        panels = (
+            ("Average squared channel mean", depth, self.avg_sq_mean),
+            ("Average channel variance", depth, self.avg_var),
+            ("Residual average variance", depth[1:], self.res_avg_var),
+        )
+        for axis, (title, x, y) in zip(axes, panels, strict=True):
+            axis.plot(x, y, "o-", markersize=3, label="measured")
+            axis.set_title(title, fontsize=10)
+            axis.set_xlabel("block (0 is the stem)")
+            axis.grid(alpha=0.3)
+        axes[1].plot(depth, self.expected_var, "k--", lw=1, label="expected")
+        axes[1].legend(fontsize=8)
+        return figure
+
+
+def signal_propagation(model, x=None):
+    """Measures how a network propagates its signal, in inference.
+
+    Args:
+        model: A model of this package.
+        x: Normalized images `(batch, height, width, 3)`, or `None` for
+            standard-normal ones (4 of the model's size, else 128 px).
+
+    Returns:
+        A `SignalPropagation` with lists of floats.
+
+    Raises:
+        ValueError: If the model has no `NFBlock`, or `x` has a wrong shape.
+
+    Example:
+
+    >>> signal = signal_propagation(keras_nfnet.NFNetF0(weights=None))
+    >>> len(signal.avg_var), len(signal.res_avg_var)
+    (13, 12)
+
+    Reference: arXiv:2101.08692, section 3.
+    """
+    blocks = [
+        layer
+        for layer in getattr(model, "layers", [])
+        if isinstance(layer, NFBlock)
+    ]
+    if not blocks:
+        raise ValueError(
+            "`model` must be a network of this package, with `NFBlock` "
+            f"layers. Received: model={model!r}"
+        )
+    x = _images(model, x)
+    stem = keras.Function(model.inputs, blocks[0].input)
+    signal = stem([x])
+    squared_means, variances, residual_variances = [], [], []
+    _append(signal, squared_means, variances)
+    expected = [1.0]
+    variance = 1.0
+    for block in blocks:
+        shortcut, residual = block.branches(signal)
+        _append(residual, [], residual_variances)
+        signal = block.join(shortcut, residual, training=False)
+        _append(signal, squared_means, variances)
+        if block.conv_shortcut is not None:
+            variance = 1.0
+        variance += block.alpha**2
+        expected.append(variance)
+    return SignalPropagation(
+        names=["stem"] + [block.name for block in blocks],
+        avg_sq_mean=squared_means,
+        avg_var=variances,
+        res_avg_var=residual_variances,
+        expected_var=expected,
+    )
+
+
+def _images(model, x):
+    if len(model.inputs) != 1:
+        raise ValueError(
+            "`model` must have one input. "
+            f"Received: {len(model.inputs)} inputs"
+        )
+    _, height, width, channels = model.inputs[0].shape
+    if x is None:
+        shape = (4, height or 128, width or 128, channels)
+        x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    x = ops.convert_to_tensor(x, dtype=model.compute_dtype)
+    if len(x.shape) != 4 or x.shape[-1] != channels or 0 in tuple(x.shape):
+        raise ValueError(
+            f"`x` must have shape (batch, height, width, {channels}). "
+            f"Received: x of shape {tuple(x.shape)}"
+        )
+    return x
+
+
+def _append(x, squared_means, variances):
+    x = ops.cast(x, "float32")
+    mean = ops.mean(x, axis=(0, 1, 2))
+    variance = ops.mean(ops.square(x - mean), axis=(0, 1, 2))
+    squared_means.append(float(ops.mean(ops.square(mean))))
+    variances.append(float(ops.mean(variance)))

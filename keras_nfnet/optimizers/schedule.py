@@ -1,0 +1,66 @@
+"""The learning-rate schedule of the paper."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_nfnet")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up from 0, then a cosine to 0.
+
+    Args:
+        peak: The rate after the warm-up. The paper's is 0.1 · batch / 256.
+        total_steps: Steps of the whole run.
+        warmup_steps: Steps of the warm-up; 0 for none.
+
+    Returns:
+        Called with a step, a float32 scalar.
+
+    Raises:
+        ValueError: If `warmup_steps` is negative or not below
+            `total_steps`, or `peak` is negative.
+
+    Example:
+
+    >>> float(WarmupCosine(1.0, total_steps=10, warmup_steps=2)(1))
+    0.5
+
+    Reference: arXiv:2102.06171, section 4.
+    """
+
+    def __init__(self, peak, total_steps, warmup_steps, name="warmup_cosine"):
+        super().__init__()
+        if not 0 <= warmup_steps < total_steps:
+            raise ValueError(
+                "`warmup_steps` must be in [0, total_steps). Received: "
+                f"warmup_steps={warmup_steps!r}, total_steps={total_steps!r}"
+            )
+        if not peak >= 0:
+            raise ValueError(
+                f"`peak` must not be negative. Received: peak={peak!r}"
+            )
+        self.peak = peak
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+        self.name = name
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        warmup = step / max(self.warmup_steps, 1)
+        progress = (step - self.warmup_steps) / (
+            self.total_steps - self.warmup_steps
+        )
+        cosine = 0.5 * (1 + ops.cos(math.pi * ops.clip(progress, 0.0, 1.0)))
+        return self.peak * ops.where(
+            step < self.warmup_steps, warmup, cosine
+        )
+
+    def get_config(self):
+        return {
+            "peak": self.peak,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "name": self.name,
+        }

@@ -145,14 +145,22 @@ def training_dataset(
     def shuffled(epoch):
         # NOTE: with more examples than the buffer holds, neighbours in the
         # files stay near each other.
-        order_seed = tf.random.experimental.stateless_fold_in(
+        seeds = tf.random.experimental.stateless_fold_in(
             tf.constant([seed, 0], tf.int64), epoch
         )
-        order_seed = tf.random.stateless_uniform(
-            (), order_seed, maxval=2**62, dtype=tf.int64
-        )
-        return examples.shuffle(
-            buffer_size, seed=order_seed, reshuffle_each_iteration=False
+        # The operation itself: Dataset.shuffle mixes TensorFlow's global
+        # seed in, and fails on a tensor where that is 0.
+        return tf.data.experimental.from_variant(
+            tf.raw_ops.ShuffleDataset(
+                input_dataset=tf.data.experimental.to_variant(examples),
+                buffer_size=buffer_size,
+                seed=seeds[0],
+                seed2=seeds[1],
+                output_types=[tf.string, tf.int64],
+                output_shapes=[(), ()],
+                reshuffle_each_iteration=False,
+            ),
+            structure=examples.element_spec,
         )
 
     def prepared(place, example):

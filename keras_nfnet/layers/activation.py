@@ -145,9 +145,9 @@ class ScaledActivation(keras.layers.Layer):
 
     def __init__(self, activation="gelu", scale=1.0, **kwargs):
         super().__init__(**kwargs)
+        self.function, self.gain = resolve_activation(activation)
         self.activation = serialize_activation(activation)
         self.scale = scale
-        self.function, self.gain = resolve_activation(activation)
         self.supports_masking = True
         self.built = True
 

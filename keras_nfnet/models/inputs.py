@@ -38,11 +38,7 @@ def check_arguments(
             '`pooling` must be `None`, "avg" or "max". '
             f"Received: pooling={pooling!r}"
         )
-    if (
-        isinstance(classes, bool)
-        or not isinstance(classes, int)
-        or classes < 1
-    ):
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise ValueError(
             "`classes` must be a whole number above 0. "
             f"Received: classes={classes!r}"

@@ -53,9 +53,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
             self.total_steps - self.warmup_steps
         )
         cosine = 0.5 * (1 + ops.cos(math.pi * ops.clip(progress, 0.0, 1.0)))
-        return self.peak * ops.where(
-            step < self.warmup_steps, warmup, cosine
-        )
+        return self.peak * ops.where(step < self.warmup_steps, warmup, cosine)
 
     def get_config(self):
         return {

@@ -18,6 +18,8 @@ class Recipe:
         test_split: Split to evaluate on.
         classes: Number of classes of the data.
         size: Side of the images in pixels.
+        evaluation_margin: Pixels to resize beyond `size` before the centre
+            crop of evaluation.
         augmentation: Name of the training augmentation, or `None`.
         batch_size: Global batch.
         epochs: Passes over the training split.
@@ -45,6 +47,7 @@ class Recipe:
     epochs: int
     train_split: str = "train"
     test_split: str = "test"
+    evaluation_margin: int = 32
     augmentation: str | None = None
     learning_rate: float = 0.1
     warmup_epochs: float = 5.0

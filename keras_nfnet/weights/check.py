@@ -62,13 +62,14 @@ def checksum_of(array):
     return digest.hexdigest()[:32]
 
 
-def collect(expected, entries, source):
+def collect(expected, entries, source, complaint="does not fit the model"):
     """Reads the entries once all of them are known to fit.
 
     Args:
         expected: `{name: shape}` of everything that must be there.
         entries: `{name: Entry}` of what is there.
         source: What the entries come from, to start a message with.
+        complaint: What to say of entries that are not the expected ones.
 
     Returns:
         `{name: float32 array}` in the order of `expected`.
@@ -103,16 +104,14 @@ def collect(expected, entries, source):
             ],
         )
     )
-    _refuse(problems, source, "does not fit the model")
+    _refuse(problems, source, complaint)
 
     arrays, damaged, infinite = {}, [], []
     for name in expected:
         entry = entries[name]
         with np.errstate(over="ignore", invalid="ignore"):
             array = np.asarray(entry.read())
-            array = np.ascontiguousarray(array, np.float32).reshape(
-                entry.shape
-            )
+            array = np.ascontiguousarray(array, np.float32).reshape(entry.shape)
         if entry.checksum is not None and (
             entry.checksum != checksum_of(array)
         ):
@@ -154,10 +153,12 @@ def assign(variables, arrays):
         arrays: `{key: array}`, one per variable. On return it holds the
             earlier values.
     """
+    from keras import ops
+
     done = []
     try:
         for key, variable in variables.items():
-            earlier = np.array(variable)
+            earlier = np.array(ops.convert_to_numpy(variable))
             done.append(key)
             value, arrays[key] = arrays[key], earlier
             variable.assign(value)

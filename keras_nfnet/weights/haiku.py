@@ -65,6 +65,10 @@ class HaikuLayout:
         return tuple(shape)
 
     @staticmethod
+    def model_shape(key, shape):
+        return tuple(shape)
+
+    @staticmethod
     def to_file(key, array):
         return array
 

@@ -62,6 +62,10 @@ class KerasH5Layout:
         return tuple(shape)
 
     @staticmethod
+    def model_shape(key, shape):
+        return tuple(shape)
+
+    @staticmethod
     def to_file(key, array):
         return array
 

@@ -101,11 +101,7 @@ def _mapping(value, depth=0):
     """The dict that a dict, a noted dict or haiku's mapping stands for."""
     if type(value) is dict:
         return value
-    if (
-        type(value) is not Call
-        or str(value.name) not in _MAPPINGS
-        or depth > 4
-    ):
+    if type(value) is not Call or str(value.name) not in _MAPPINGS or depth > 4:
         raise ValueError("it must be {module: {parameter: array}}")
     sources = [argument for argument in value.arguments if argument != ()]
     state = value.state
@@ -184,8 +180,10 @@ def _describe(value):
         fortran = order == "F"
     else:
         raise ValueError(f"an array was expected. Received: {name}")
-    if type(shape) is not tuple or len(shape) > _MOST_AXES or not all(
-        type(side) is int and 0 <= side < 2**31 for side in shape
+    if (
+        type(shape) is not tuple
+        or len(shape) > _MOST_AXES
+        or not all(type(side) is int and 0 <= side < 2**31 for side in shape)
     ):
         raise ValueError("an array's shape must be a few whole numbers")
     if type(fortran) not in (bool, int):
@@ -208,8 +206,7 @@ def _bytes(data):
             raise ValueError("an array's bytes are not latin-1") from error
     if type(data) not in (bytes, bytearray):
         raise ValueError(
-            "an array's values must be bytes. Received: "
-            f"{type(data).__name__}"
+            f"an array's values must be bytes. Received: {type(data).__name__}"
         )
     return data
 

@@ -102,14 +102,14 @@ def _layer_parameters(layer):
                     return None
                 found.update(
                     _named(
-                        f"{name}/{part}", convolution, ("kernel", "gain", "bias")
+                        f"{name}/{part}",
+                        convolution,
+                        ("kernel", "gain", "bias"),
                     )
                 )
         for part in ("reduce", "expand"):
             dense = getattr(layer.squeeze_excite, part)
-            found.update(
-                _named(f"{name}/se_{part}", dense, ("kernel", "bias"))
-            )
+            found.update(_named(f"{name}/se_{part}", dense, ("kernel", "bias")))
         return found
     return None
 

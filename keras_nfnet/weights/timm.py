@@ -67,6 +67,18 @@ class TimmLayout:
         return shape
 
     @staticmethod
+    def model_shape(key, shape):
+        """The inverse of `shape`, of an entry that may be misshapen."""
+        shape = tuple(shape)
+        if key.endswith("/gain"):
+            return shape[:1]
+        if key.endswith("/kernel"):
+            if len(shape) == 4 and "/se_" not in key:
+                return (shape[2], shape[3], shape[1], shape[0])
+            return shape[1::-1]
+        return shape
+
+    @staticmethod
     def to_file(key, array):
         if key.endswith("/kernel"):
             axes = (3, 2, 0, 1) if array.ndim == 4 else (1, 0)

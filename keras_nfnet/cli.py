@@ -1,0 +1,171 @@
+"""The command line, thin: `keras-nfnet demo | info | predict | convert`."""
+
+import argparse
+import os
+import sys
+
+from keras_nfnet.version import __version__
+
+
+def main(arguments=None):
+    """Runs one command; returns its exit status.
+
+    0 on success, 2 with one line on bad input, 1 where the demo misses its
+    accuracy.
+    """
+    options = _parser().parse_args(arguments)
+    # TensorFlow's start-up notes are not for users of a command.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        line = " ".join(str(error).split())
+        print(f"keras-nfnet: error: {line}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(
+            f"keras-nfnet: error: {error.name} is not installed; "
+            "pip install 'keras-nfnet[train,export]' brings all that the "
+            "commands need",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="keras-nfnet",
+        description="Normalizer-Free Networks for Keras 3.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}"
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = _command(
+        commands,
+        "demo",
+        _demo,
+        "train a small NFNet on handwritten digits, export it, predict",
+    )
+    demo.add_argument(
+        "--out", default="demo", metavar="DIR", help="results (default: demo)"
+    )
+
+    info = _command(
+        commands, "info", _info, "table of all variants, from the models"
+    )
+    info.add_argument(
+        "--json", action="store_true", help="print JSON, not a table"
+    )
+
+    predict = _command(commands, "predict", _predict, "top classes of pictures")
+    predict.add_argument("pictures", nargs="+", metavar="PICTURE")
+    predict.add_argument(
+        "--model", default="F0", help="variant, such as F1 (default: F0)"
+    )
+    predict.add_argument(
+        "--weights",
+        default="imagenet",
+        help='"imagenet" or a file of weights (default: imagenet)',
+    )
+    predict.add_argument(
+        "--size", type=int, help="pixels (default: the variant's test size)"
+    )
+    predict.add_argument(
+        "--top", type=int, default=5, help="classes to print (default: 5)"
+    )
+
+    convert = _command(
+        commands,
+        "convert",
+        _convert,
+        "convert weights between DeepMind's, timm's and our own files",
+    )
+    convert.add_argument("source", metavar="IN", help="file to read")
+    convert.add_argument(
+        "destination",
+        metavar="OUT",
+        help="*.npz (DeepMind's), *.safetensors or *.weights.h5",
+    )
+    convert.add_argument(
+        "--layout",
+        choices=("keras_nfnet", "timm"),
+        default="keras_nfnet",
+        help="keys of a .safetensors file (default: keras_nfnet)",
+    )
+    return parser
+
+
+def _command(commands, name, run, text):
+    command = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + "."
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _demo(options):
+    from keras_nfnet.demo import TARGET, demo
+
+    accuracy = demo(options.out)
+    if accuracy < TARGET:
+        print(
+            f"keras-nfnet: the accuracy is below {100 * TARGET:.1f}%",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _info(options):
+    from keras_nfnet.diagnostics import variant_table
+
+    rows = variant_table()
+    if options.json:
+        import json
+
+        print(json.dumps(rows, indent=1))
+        return 0
+    print(
+        f"{'variant':8s} {'parameters':>13s} {'train px':>8s} "
+        f"{'GMACs':>8s} {'test px':>8s} {'GMACs':>8s} {'dropout':>8s} "
+        f"{'top-1 %':>8s}  weights"
+    )
+    for row in rows:
+        top1 = "–" if row["top1"] is None else f"{row['top1']:.1f}"
+        print(
+            f"{row['variant']:8s} {row['parameters']:13,d} "
+            f"{row['train_size']:8d} {row['train_gmacs']:8.2f} "
+            f"{row['test_size']:8d} {row['test_gmacs']:8.2f} "
+            f"{row['drop_rate']:8.1f} {top1:>8s}  "
+            f"{'published' if row['weights'] else '–'}"
+        )
+    return 0
+
+
+def _predict(options):
+    from keras_nfnet.predict import format_predictions, predict
+
+    predictions = predict(
+        options.pictures,
+        variant=options.model,
+        weights=options.weights,
+        size=options.size,
+        top=options.top,
+    )
+    print(format_predictions(options.pictures, predictions))
+    return 0
+
+
+def _convert(options):
+    from keras_nfnet.weights import convert
+
+    print(convert(options.source, options.destination, layout=options.layout))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

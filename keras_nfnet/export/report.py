@@ -1,0 +1,37 @@
+"""What an export tells about the file it wrote."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """The outcome of an export, compared with the model it came from.
+
+    Args:
+        path: The file or directory written.
+        size: Its bytes, all files together.
+        largest_difference: Largest absolute difference of an output.
+        top1_agreement: Fraction of the pictures with the same best class.
+        pictures: Number of pictures compared.
+        seconds_per_picture: Of the export, alone in its batch, on this
+            machine.
+        input_size: `(height, width)` in pixels of the comparison, and of
+            what encoded pictures are brought to.
+    """
+
+    path: str
+    size: int
+    largest_difference: float
+    top1_agreement: float
+    pictures: int
+    seconds_per_picture: float
+    input_size: tuple
+
+    def __str__(self):
+        return (
+            f"{self.path}: {self.size / 1e6:.1f} MB; {self.pictures} pictures "
+            f"of {self.input_size[0]}x{self.input_size[1]} px: largest "
+            f"difference {self.largest_difference:.1e}, top-1 agreement "
+            f"{self.top1_agreement:.0%}, {self.seconds_per_picture:.4f} s per "
+            "picture"
+        )

@@ -1,0 +1,74 @@
+"""The published ImageNet weights, from the Hugging Face hub."""
+
+from keras_nfnet.weights.check import WeightsFileError
+
+FILE = "model.safetensors"
+# F7 and the F+ networks were never published.
+_REPOSITORIES = {f"F{n}": f"timm/dm_nfnet_f{n}.dm_in1k" for n in range(7)}
+# Seconds to wait for the hub's first answer.
+_TIMEOUT = 10
+
+
+def repository(variant):
+    """The hub's repository with the weights of a variant.
+
+    Args:
+        variant: `"F0"` … `"F6"`.
+
+    Raises:
+        ValueError: If none were published for it.
+    """
+    if variant not in _REPOSITORIES:
+        known = "this network" if variant is None else f"NFNet-{variant}"
+        raise ValueError(
+            f"There are no published ImageNet weights for {known}; there "
+            f"are for {', '.join(_REPOSITORIES)}. Use `weights=None` or the "
+            f"path of a file. Received: variant={variant!r}"
+        )
+    return _REPOSITORIES[variant]
+
+
+def published_weights(variant):
+    """The path of the published file, downloaded unless it is there.
+
+    A file in the hub's cache is used without asking the network, since the
+    published values do not change; `HF_HOME`, `HF_HUB_CACHE`,
+    `HF_HUB_OFFLINE` and `HF_ENDPOINT` work as everywhere.
+
+    Args:
+        variant: `"F0"` … `"F6"`.
+
+    Raises:
+        ValueError: If none were published for the variant.
+        WeightsFileError: If the file is neither in the cache nor to be
+            had; the message says which file to put where.
+    """
+    repo = repository(variant)
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise WeightsFileError(
+            '`weights="imagenet"` needs the package huggingface_hub '
+            "(pip install huggingface_hub), or give the path of the file "
+            f"{FILE} of https://huggingface.co/{repo} as `weights`"
+        ) from error
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(repo, FILE)
+        if isinstance(cached, str):
+            return cached
+        return huggingface_hub.hf_hub_download(
+            repo, FILE, etag_timeout=_TIMEOUT
+        )
+    # The hub's own errors, the network's and the disk's have no common base.
+    except Exception as error:
+        from huggingface_hub import constants
+
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsFileError(
+            f"The ImageNet weights of NFNet-{variant} could not be had from "
+            f"the Hugging Face hub ({reason}). Without a connection, get the "
+            f"file {FILE} of https://huggingface.co/{repo} on another "
+            "machine and give its path as `weights`, or copy that machine's "
+            f"cache folder models--{repo.replace('/', '--')} into "
+            f"{constants.HF_HUB_CACHE}"
+        ) from error

@@ -1,0 +1,123 @@
+"""Writing weights: our own formats, timm's and DeepMind's."""
+
+import json
+import pickle
+
+import numpy as np
+
+from keras_nfnet.weights.atomic import replacing
+from keras_nfnet.weights.check import checksum_of
+from keras_nfnet.weights.files import CHECKSUM, CHECKSUMS, OwnLayout, path_of
+from keras_nfnet.weights.haiku import HaikuLayout, tree_of, values_of
+from keras_nfnet.weights.keras_h5 import KerasH5Layout
+from keras_nfnet.weights.structure import whole_network
+from keras_nfnet.weights.timm import TimmLayout
+
+
+def save(model, path, layout=None):
+    """Saves a model's weights, whole or not at all.
+
+    Args:
+        model: An NFNet of this package.
+        path: Ends in `.safetensors`, `.weights.h5` (which Keras's
+            `load_weights` reads as well), or `.npz` (DeepMind's pickle of
+            `{module: {parameter: array}}`, NumPy arrays only).
+        layout: `"timm"` for timm's names in a `.safetensors`.
+
+    Raises:
+        ValueError: If the model is not an NFNet, a value is not finite, or
+            the path does not fit. What was at `path` is unchanged then.
+        WeightsFileError: If the disk refuses, with the same promise.
+
+    Example:
+
+    >>> save(model, "tuned.safetensors")
+    >>> load(other_model, "tuned.safetensors")
+    """
+    path = path_of(path, "path")
+    write, _ = writer_for(path, layout)
+    write(values_of(whole_network(model)), path)
+
+
+def writer_for(path, layout=None):
+    """`(write(arrays, path), whose names)` for a file's ending."""
+    if layout not in (None, "timm"):
+        raise ValueError(
+            f'`layout` must be `None` or "timm". Received: layout={layout!r}'
+        )
+    lower = path.lower()
+    if lower.endswith(".safetensors"):
+        if layout:
+            return _write_timm, TimmLayout.name
+        return _write_safetensors, OwnLayout.name
+    if layout:
+        raise ValueError(
+            '`layout="timm"` is for a file that ends in .safetensors. '
+            f"Received: path={path!r}"
+        )
+    if lower.endswith(".weights.h5"):
+        return _write_h5, KerasH5Layout.name
+    if lower.endswith(".npz"):
+        return _write_pickle, HaikuLayout.name
+    raise ValueError(
+        "The file to write must end in .safetensors, .weights.h5 or .npz "
+        f"(DeepMind's form). Received: path={path!r}"
+    )
+
+
+def _refuse_infinite(arrays):
+    bad = [key for key, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ValueError(
+            "Every value must be finite, or the file could not be loaded "
+            f"again. Not finite: {', '.join(bad[:5])}"
+        )
+
+
+def _write_safetensors(arrays, path):
+    from safetensors.numpy import save_file
+
+    _refuse_infinite(arrays)
+    names = OwnLayout.names(arrays)
+    checksums = {names[key]: checksum_of(arrays[key]) for key in arrays}
+    metadata = {"format": "keras_nfnet", CHECKSUMS: json.dumps(checksums)}
+    with replacing(path) as temporary:
+        save_file(
+            {names[key]: array for key, array in arrays.items()},
+            temporary,
+            metadata=metadata,
+        )
+
+
+def _write_timm(arrays, path):
+    from safetensors.numpy import save_file
+
+    _refuse_infinite(arrays)
+    names = TimmLayout.names(arrays)
+    checksums, tensors = {}, {}
+    for key, name in names.items():
+        tensors[name] = TimmLayout.to_file(key, arrays[key])
+        checksums[name] = checksum_of(tensors[name])
+    # "pt" is what timm and transformers expect to find.
+    metadata = {"format": "pt", CHECKSUMS: json.dumps(checksums)}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def _write_h5(arrays, path):
+    import h5py
+
+    _refuse_infinite(arrays)
+    names = KerasH5Layout.names(arrays)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        for key, array in arrays.items():
+            dataset = file.create_dataset(names[key], data=array)
+            dataset.attrs[CHECKSUM] = checksum_of(array)
+
+
+def _write_pickle(arrays, path):
+    _refuse_infinite(arrays)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        # Protocol 4 is the newest that names nothing but arrays and dtypes
+        # in the way that every NumPy reads.
+        pickle.dump(tree_of(arrays), file, protocol=4)

@@ -1,0 +1,65 @@
+"""What all tests share."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+FIGURES = Path(__file__).parent / "figures"
+
+
+def pytest_collection_modifyitems(items):
+    if keras.backend.backend() == "tensorflow":
+        return
+    skip = pytest.mark.skip(reason="needs the TensorFlow backend")
+    for item in items:
+        if "tensorflow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _clean_state():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.backend.clear_session()
+
+
+@pytest.fixture(scope="session")
+def figures():
+    """Reads a file of reference figures by its name."""
+
+    def read(name):
+        return json.loads((FIGURES / name).read_text())
+
+    return read
+
+
+@pytest.fixture
+def tiny_config():
+    """The tiny NFNet of the reference trajectory."""
+    from keras_nfnet import NFNetConfig
+
+    return NFNetConfig((32, 64, 96, 96), (1, 2, 1, 1), group_width=16)
+
+
+@pytest.fixture
+def tiny(tiny_config):
+    """A function that builds the tiny network with random skip gains."""
+    from keras_nfnet import NFNet
+
+    def build(**kwargs):
+        options = {"weights": None, "classes": 10, "input_shape": (32, 32, 3)}
+        model = NFNet(tiny_config, **{**options, **kwargs})
+        generator = np.random.default_rng(0)
+        for variable in model.trainable_weights:
+            if variable.name == "skip_gain":
+                variable.assign(generator.uniform(0.3, 0.7))
+        return model
+
+    return build

@@ -1,0 +1,309 @@
+"""Every layer through one harness, and each by its own numbers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_nfnet.layers import (
+    ACTIVATIONS,
+    ScaledActivation,
+    ScaledWSConv2D,
+    SkipInit,
+    SqueezeExcite,
+    StochasticDepth,
+    activation_gain,
+    standardize,
+)
+from keras_nfnet.layers.initializers import ScaledNormal
+from keras_nfnet.models.nf_block import GlobalAveragePooling, NFBlock
+
+LAYERS = {
+    "convolution": lambda: ScaledWSConv2D(12, 3, strides=2),
+    "grouped": lambda: ScaledWSConv2D(12, 3, groups=4, name="grouped"),
+    "valid": lambda: ScaledWSConv2D(6, (3, 2), padding="valid", use_bias=False),
+    "activation": lambda: ScaledActivation("silu", scale=0.5),
+    "other activation": lambda: ScaledActivation("mish"),
+    "squeeze-excite": lambda: SqueezeExcite(0.5),
+    "stochastic depth": lambda: StochasticDepth(0.5, seed=1),
+    "skip": lambda: SkipInit(0.2, initializer="ones"),
+    "pooling": lambda: GlobalAveragePooling(),
+    "block": lambda: NFBlock(8, group_width=2),
+    "projection block": lambda: NFBlock(
+        12, strides=2, group_width=2, stochastic_depth_rate=0.1
+    ),
+    "one 3×3": lambda: NFBlock(8, group_width=4, use_two_convs=False),
+}
+
+
+@pytest.fixture(params=LAYERS, ids=str)
+def layer(request):
+    return LAYERS[request.param]()
+
+
+def pictures(shape=(2, 7, 9, 8), seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def randomize(layer, seed=0):
+    generator = np.random.default_rng(seed)
+    for variable in layer.trainable_weights:
+        variable.assign(0.5 + 0.3 * generator.standard_normal(variable.shape))
+
+
+def test_shape_is_what_compute_output_shape_says(layer):
+    x = pictures()
+    outputs = layer(x)
+    assert tuple(outputs.shape) == tuple(layer.compute_output_shape(x.shape))
+    symbolic = layer(keras.Input((None, None, 8)))
+    assert symbolic.shape[-1] == outputs.shape[-1]
+
+
+def test_config_round_trip_gives_the_same_outputs(layer):
+    x = pictures()
+    layer(x)
+    randomize(layer)
+    twin = type(layer).from_config(layer.get_config())
+    twin(x)
+    assert twin.get_config() == layer.get_config()
+    for mine, others in zip(
+        twin.trainable_weights, layer.trainable_weights, strict=True
+    ):
+        mine.assign(others)
+    np.testing.assert_array_equal(twin(x), layer(x))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_files_keep_every_variable(layer, suffix, tmp_path):
+    def model(layer):
+        return keras.Sequential([keras.Input((None, None, 8)), layer])
+
+    first = model(layer)
+    randomize(layer)
+    file = tmp_path / f"layer{suffix}"
+    if suffix == ".keras":
+        first.save(file)
+        second = keras.saving.load_model(file)
+    else:
+        first.save_weights(file)
+        second = model(type(layer).from_config(layer.get_config()))
+        second.load_weights(file)
+    assert len(first.weights) == len(second.weights)
+    for mine, others in zip(second.weights, first.weights, strict=True):
+        np.testing.assert_array_equal(mine, others)
+    np.testing.assert_array_equal(second(pictures()), first(pictures()))
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_is_near_float32(layer, policy):
+    x = pictures()
+    expected = np.asarray(layer(x))
+    randomize(layer)
+    expected = np.asarray(layer(x))
+    config = {**layer.get_config(), "dtype": policy}
+    mixed = type(layer).from_config(config)
+    outputs = mixed(x)
+    for mine, others in zip(
+        mixed.trainable_weights, layer.trainable_weights, strict=True
+    ):
+        assert mine.dtype == "float32"
+        mine.assign(others)
+    outputs = mixed(x)
+    assert keras.backend.standardize_dtype(outputs.dtype) == policy[6:]
+    outputs = np.asarray(ops.cast(outputs, "float32"))
+    tolerance = 0.06 if policy == "mixed_bfloat16" else 0.01
+    assert (
+        np.abs(outputs - expected).max() <= tolerance * np.abs(expected).max()
+    )
+
+
+def test_standardized_kernel_has_no_mean_and_unit_fan_in_variance():
+    kernel = pictures((3, 3, 8, 5)) + 2
+    gain = np.arange(1, 6, dtype=np.float32)
+    result = np.asarray(standardize(ops.array(kernel), ops.array(gain)))
+    np.testing.assert_allclose(result.mean((0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(result.var((0, 1, 2)) * 72, gain**2, rtol=1e-5)
+
+
+def test_standardization_has_a_floor_not_an_added_epsilon():
+    kernel = 1e-3 * pictures((1, 1, 8, 4))
+    variance = kernel.astype(np.float64).var((0, 1, 2), keepdims=True) * 8
+    assert (variance < 1e-4).all()
+    expected = (kernel - kernel.mean((0, 1, 2))) / 1e-2
+    np.testing.assert_allclose(
+        standardize(ops.array(kernel)), expected, rtol=1e-4, atol=1e-7
+    )
+
+
+def test_half_precision_standardizes_in_float32():
+    # A kernel mean of 100 drowns the variance in bfloat16.
+    x = pictures()
+    layer = ScaledWSConv2D(4, 3, dtype="mixed_bfloat16")
+    layer.build(x.shape)
+    kernel = pictures((3, 3, 8, 4)) + 100
+    layer.kernel.assign(kernel)
+    expected = ScaledWSConv2D(4, 3)
+    expected.build(x.shape)
+    expected.kernel.assign(kernel)
+    difference = np.asarray(ops.cast(layer(x), "float32")) - np.asarray(
+        expected(x)
+    )
+    assert np.abs(difference).max() < 0.05
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_grouped_convolution_is_its_groups_side_by_side(groups, strides):
+    x = pictures()
+    layer = ScaledWSConv2D(16, 3, strides=strides, groups=groups)
+    outputs = np.asarray(layer(x))
+    kernel = np.asarray(layer.standardized_kernel())
+    for group in range(groups):
+        inputs = slice(group * 8 // groups, (group + 1) * 8 // groups)
+        filters = slice(group * 16 // groups, (group + 1) * 16 // groups)
+        expected = ops.conv(
+            x[..., inputs],
+            kernel[..., filters],
+            strides=strides,
+            padding="same",
+        )
+        np.testing.assert_allclose(
+            outputs[..., filters], expected, rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.tensorflow
+def test_grouped_convolution_needs_no_compilation():
+    import tensorflow as tf
+
+    layer = ScaledWSConv2D(16, 3, groups=4)
+    layer.build((None, 8, 8, 8))
+    graph = (
+        tf.function(layer, jit_compile=False)
+        .get_concrete_function(tf.TensorSpec((None, 8, 8, 8)))
+        .graph
+    )
+    types = {operation.type for operation in graph.get_operations()}
+    assert "Conv2D" in types
+    assert not types & {"PartitionedCall", "StatefulPartitionedCall"}
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"identity"}))
+def test_gains_of_the_authors_are_one_over_the_deviation(name):
+    function, gain = ACTIVATIONS[name]
+    x = np.random.default_rng(0).standard_normal(2_000_000, np.float32)
+    deviation = float(ops.std(function(ops.array(x))))
+    assert gain * deviation == pytest.approx(1, rel=4e-3)
+    # The computed gain agrees with the constant, which is a sampled one.
+    assert activation_gain(lambda t: function(t)) == pytest.approx(
+        gain, rel=4e-3
+    )
+
+
+def test_gelu_is_the_tanh_form_and_leaky_relu_has_slope_one_hundredth():
+    x = np.float32([-2.0, -0.5, 0.3, 1.7])
+    tanh = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    np.testing.assert_allclose(
+        ScaledActivation("gelu")(x), 1.7015043497085571 * tanh, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        ScaledActivation("leaky_relu")(x)[:1],
+        [1.70590341091156 * -0.02],
+        rtol=1e-6,
+    )
+
+
+def test_other_activations_have_a_computed_gain():
+    # std of |x| is sqrt(1 - 2/pi).
+    assert activation_gain(ops.abs) == pytest.approx(
+        (1 - 2 / np.pi) ** -0.5, rel=1e-5
+    )
+    assert activation_gain("linear") == 1.0
+
+
+@pytest.mark.parametrize("bad", ["nonsense", 7, lambda x: ops.zeros_like(x)])
+def test_unknown_or_constant_activation_is_refused(bad):
+    with pytest.raises(ValueError, match="activation"):
+        ScaledActivation(bad)
+
+
+def test_stochastic_depth_drops_whole_samples_and_does_not_rescale():
+    layer = StochasticDepth(0.25, seed=3)
+    x = np.ones((4000, 2, 2, 3), np.float32)
+    kept = np.asarray(layer(x, training=True)).reshape(4000, -1)
+    assert set(np.unique(kept)) == {0.0, 1.0}
+    assert (kept.min(1) == kept.max(1)).all()
+    assert kept[:, 0].mean() == pytest.approx(0.75, abs=0.03)
+    np.testing.assert_array_equal(layer(x), x)
+    assert not np.array_equal(
+        kept, np.reshape(layer(x, training=True), (4000, -1))
+    )
+
+
+def test_squeeze_excite_is_written_out():
+    x = pictures()
+    layer = SqueezeExcite(0.5)
+    layer(x)
+    randomize(layer)
+    w1, b1, w2, b2 = map(np.asarray, layer.get_weights())
+    hidden = np.maximum(x.mean((1, 2)) @ w1 + b1, 0)
+    gate = 2 / (1 + np.exp(-(hidden @ w2 + b2)))
+    np.testing.assert_allclose(
+        layer(x), x * gate[:, None, None, :], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_block_starts_as_its_shortcut():
+    x = pictures()
+    np.testing.assert_allclose(NFBlock(8, group_width=2)(x), x, atol=1e-6)
+
+
+def test_mean_of_large_half_precision_maps_is_exact():
+    x = np.full((1, 300, 300, 2), 3.0, np.float16)
+    pooled = GlobalAveragePooling(dtype="mixed_float16")(x)
+    np.testing.assert_array_equal(pooled, [[3, 3]])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ScaledWSConv2D(0, 3), "filters"),
+        (lambda: ScaledWSConv2D(10, 3, groups=4), "groups"),
+        (lambda: ScaledWSConv2D(8, (1, 2, 3)), "kernel_size"),
+        (lambda: ScaledWSConv2D(8, 3, padding="full"), "padding"),
+        (lambda: ScaledWSConv2D(8, 3, data_format="channels_first"), "format"),
+        (lambda: ScaledWSConv2D(9, 3, groups=3)(pictures()), "groups"),
+        (lambda: StochasticDepth(1.0), "rate"),
+        (lambda: SqueezeExcite(0.01)(pictures()), "ratio"),
+        (lambda: ScaledNormal(stddev=-1), "stddev"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_channels_first_is_refused_everywhere():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="channels_first"):
+            ScaledWSConv2D(8, 3)
+        from keras_nfnet import NFNetF0
+
+        with pytest.raises(ValueError, match="channels_first"):
+            NFNetF0(weights=None)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+def test_scaled_normal_has_its_deviation_and_follows_the_seed():
+    values = np.asarray(ScaledNormal(seed=1)((3, 3, 64, 2048)))
+    assert values.std() == pytest.approx(576**-0.5, rel=0.01)
+    np.testing.assert_array_equal(
+        values, ScaledNormal(seed=1)((3, 3, 64, 2048))
+    )
+    assert not np.array_equal(values, ScaledNormal(seed=2)((3, 3, 64, 2048)))
+    cut = np.asarray(ScaledNormal(stddev=1.0, truncated=True)((1000, 1500)))
+    assert np.abs(cut).max() <= 2
+    # The deviation of a standard normal cut at 2 is 0.8796.
+    assert cut.std() == pytest.approx(0.8796, rel=0.01)

@@ -32,7 +32,6 @@ from keras_nfnet.training.run import train
 from keras_nfnet.variants import VARIANTS, NFNetConfig
 from keras_nfnet.version import __version__
 
-
 __all__ = [
     "SGDAGC",
     "VARIANTS",

@@ -77,6 +77,12 @@ def _parser():
     predict.add_argument(
         "--top", type=int, default=5, help="classes to print (default: 5)"
     )
+    predict.add_argument(
+        "--classes", type=int, help="classes of the weights (default: 1000)"
+    )
+    predict.add_argument(
+        "--labels", help="text file, one name a line (default: ImageNet's)"
+    )
 
     convert = _command(
         commands,
@@ -93,7 +99,6 @@ def _parser():
     convert.add_argument(
         "--layout",
         choices=("keras_nfnet", "timm"),
-        default="keras_nfnet",
         help="keys of a .safetensors file (default: keras_nfnet)",
     )
     return parser
@@ -155,6 +160,8 @@ def _predict(options):
         weights=options.weights,
         size=options.size,
         top=options.top,
+        labels=options.labels,
+        classes=options.classes,
     )
     print(format_predictions(options.pictures, predictions))
     return 0
@@ -163,7 +170,13 @@ def _predict(options):
 def _convert(options):
     from keras_nfnet.weights import convert
 
-    print(convert(options.source, options.destination, layout=options.layout))
+    report = convert(options.source, options.destination, layout=options.layout)
+    variant = f"NFNet-{report['variant']}" if report["variant"] else "NFNet"
+    print(
+        f"{variant}: {report['arrays']} arrays, "
+        f"{report['parameters']:,} parameters, {report['from']} → "
+        f"{report['to']}: {report['destination']}"
+    )
     return 0
 
 

@@ -79,7 +79,10 @@ def demo(directory="demo", recipe=None, verbose="auto"):
         ("parameters", f"{model.count_params():,}"),
         ("epochs", str(recipe.epochs)),
         ("SavedModel", f"{report.size / 1e6:.2f} MB"),
-        ("largest difference from the model", f"{report.difference:.1e}"),
+        (
+            "largest difference from the model",
+            f"{report.largest_difference:.1e}",
+        ),
         ("data and training", f"{trained - start:.0f} s"),
         ("all", f"{time.perf_counter() - start:.0f} s"),
     ]
@@ -87,7 +90,10 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     _plot(
         directory / "results.png",
         result.history,
-        [tf.io.decode_image(e).numpy()[..., 0] for e in encoded[:_SHOWN]],
+        [
+            tf.io.decode_image(e).numpy()[..., 0]
+            for e in encoded.numpy()[:_SHOWN]
+        ],
         predicted[:_SHOWN],
         answer["scores"].numpy()[:_SHOWN, 0],
         signal_propagation(model),

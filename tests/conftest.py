@@ -27,6 +27,11 @@ def _clean_state():
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _free_memory():
+    yield
     keras.backend.clear_session()
 
 

@@ -154,7 +154,7 @@ def test_an_epoch_sees_every_example_once_in_another_order(data_dir):
 
 
 def test_evaluation_is_one_pass_with_the_papers_view(data_dir):
-    dataset, info = pipeline.evaluation_dataset(
+    dataset, _info = pipeline.evaluation_dataset(
         "nf_digits", size=32, batch_size=100, data_dir=data_dir
     )
     batches = list(dataset)

@@ -307,3 +307,26 @@ def test_scaled_normal_has_its_deviation_and_follows_the_seed():
     assert np.abs(cut).max() <= 2
     # The deviation of a standard normal cut at 2 is 0.8796.
     assert cut.std() == pytest.approx(0.8796, rel=0.01)
+
+
+@pytest.mark.tensorflow
+def test_exports_take_the_form_that_every_device_runs(monkeypatch):
+    import tensorflow as tf
+
+    from keras_nfnet.layers import grouped_convolution
+
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    layer = ScaledWSConv2D(16, 3, groups=4)
+    layer.build((None, 8, 8, 8))
+
+    def convolutions():
+        graph = (
+            tf.function(lambda x: layer(x), jit_compile=False)
+            .get_concrete_function(tf.TensorSpec((None, 8, 8, 8)))
+            .graph
+        )
+        return [op.type for op in graph.get_operations()].count("Conv2D")
+
+    assert convolutions() == 1
+    with grouped_convolution.portable_convolutions():
+        assert convolutions() == 4

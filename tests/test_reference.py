@@ -39,7 +39,7 @@ def test_network_and_signal_of_the_authors(index, figures):
     )
     assert model.count_params() == figure["params"]
     x = images(figure["height"], figure["width"], figure["seed"])
-    features = keras.Model(model.inputs, model.get_layer("avg_pool").output)
+    features = keras.Model(model.input, model.get_layer("avg_pool").output)
     pooled = features(x, training=False)
     logits = np.asarray(model(x, training=False))
     error = np.abs(logits[:, :8] - figure["logits_first8"]).max()

@@ -186,7 +186,7 @@ def rewrite(kind, path, tree):
         path.write_bytes(pickle.dumps(tree))
         return
     flat = {f"{m}:{p}": v for m in tree for p, v in tree[m].items()}
-    keys = {flat_name: key for flat_name, key in HaikuLayout.keys(flat).items()}
+    keys = dict(HaikuLayout.keys(flat).items())
     layout = {
         "own": opened.OwnLayout,
         "timm": opened.TimmLayout,

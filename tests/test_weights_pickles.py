@@ -212,23 +212,20 @@ def hostile(marker):
 
 
 @pytest.mark.parametrize("name", sorted(hostile("x")))
-@pytest.mark.parametrize("place", ["root", "module", "array", "key"])
-def test_hostile_pickle_is_refused_and_runs_nothing(
-    model, tmp_path, name, place
-):
+def test_hostile_pickle_is_refused_and_runs_nothing(model, tmp_path, name):
     marker = tmp_path / "ran"
     evil = hostile(marker)[name]
     before = to_haiku_tree(model)
-    content = {
-        "root": evil,
-        "module": {"NFNet/~/linear": evil},
-        "array": {"NFNet/~/linear": {"w": evil}},
-        "key": {"NFNet/~/linear": [(evil, 1)]},
-    }[place]
     path = tmp_path / "F0_haiku.npz"
-    path.write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match="F0_haiku"):
-        load(model, path)
+    for content in (
+        evil,
+        {"NFNet/~/linear": evil},
+        {"NFNet/~/linear": {"w": evil}},
+        {"NFNet/~/linear": [(evil, 1)]},
+    ):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match="F0_haiku"):
+            load(model, path)
     assert not marker.exists()
     assert np.dtype("f4").itemsize == 4 and np.float32(1.5) == 1.5
     assert_same(to_haiku_tree(model), before)

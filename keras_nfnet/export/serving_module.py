@@ -5,6 +5,7 @@ import os
 import tensorflow as tf
 
 from keras_nfnet.data import graph_preprocessing as graph
+from keras_nfnet.layers.grouped_convolution import portable_convolutions
 
 
 def serving_signatures(
@@ -49,7 +50,8 @@ def serving_signatures(
         count = tf.shape(images)[0]
         missing = tf.maximum(1 - count, 0)
         images = tf.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-        outputs = model(graph.normalize(images), training=False)
+        with portable_convolutions():
+            outputs = model(graph.normalize(images), training=False)
         outputs = tf.cast(outputs, tf.float32)[:count]
         return tf.nn.softmax(outputs) if add_softmax else outputs
 

@@ -7,11 +7,27 @@ exported SavedModel. So this module chooses by backend and device:
 
 - GPU and TPU: the device's own grouped convolution.
 - CPU: one ordinary convolution per group; the groups of an NFNet are wide
-  enough that each runs at full speed.
+  enough that each runs at full speed. Exports take this form too
+  (`portable_convolutions`), because every runtime can run it.
 """
+
+import contextlib
+import contextvars
 
 import keras
 from keras import ops
+
+_PORTABLE = contextvars.ContextVar("portable_convolutions", default=False)
+
+
+@contextlib.contextmanager
+def portable_convolutions():
+    """What is traced inside runs on any device, whatever this machine has."""
+    token = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(token)
 
 
 def convolve(inputs, kernel, strides, padding, groups, dilation_rate=1):
@@ -70,6 +86,8 @@ def _native_convolution(inputs, kernel, options):
 
 def _native():
     """Whether the device that will run this has a fast grouped kernel."""
+    if _PORTABLE.get():
+        return False
     backend = keras.backend.backend()
     if backend == "jax":
         import jax

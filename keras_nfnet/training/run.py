@@ -96,6 +96,7 @@ def train(recipe, data_dir=None, verbose="auto", callbacks=()):
         validation_data=evaluation,
         callbacks=list(callbacks),
         verbose=verbose,
+        shuffle=False,  # The pipeline shuffles.
     ).history
     return TrainingResult(
         model=model,

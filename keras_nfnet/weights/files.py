@@ -179,7 +179,7 @@ def _open_safetensors(path, stack):
     try:
         file = stack.enter_context(safe_open(path, framework="np"))
         metadata = file.metadata() or {}
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        slices = {name: file.get_slice(name) for name in file.keys()}
         checksums = json.loads(metadata.get(CHECKSUMS, "{}"))
         entries = {
             name: Entry(

@@ -1,0 +1,72 @@
+"""A recipe's run and the demo in a short form, on the real digits."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_nfnet import NFNetConfig, Recipe, train
+from keras_nfnet.training.recipes.digits import RECIPE
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.tensorflow
+def test_demo_leaves_a_table_a_plot_a_model_and_a_saved_model(tmp_path):
+    from PIL import Image
+
+    from keras_nfnet.demo import demo
+
+    accuracy = demo(
+        tmp_path / "demo",
+        RECIPE.replace(
+            model=NFNetConfig((16, 32), (1, 1), group_width=8), epochs=3
+        ),
+        verbose=0,
+    )
+    folder = tmp_path / "demo"
+    assert 0.1 <= accuracy <= 1
+    text = (folder / "results.md").read_text()
+    assert f"{100 * accuracy:.2f}%" in text
+    assert Image.open(folder / "results.png").size[0] > 800
+    model = keras.saving.load_model(folder / "digits.keras")
+    assert model.output_shape == (None, 10)
+    assert (folder / "saved_model" / "saved_model.pb").exists()
+    assert not list(folder.glob(".*part*"))
+
+
+def test_same_recipe_gives_the_same_weights(data_dir):
+    recipe = RECIPE.replace(
+        model=NFNetConfig(
+            (16, 32), (1, 1), group_width=8, stochastic_depth_rate=0.2
+        ),
+        epochs=1,
+        warmup_epochs=0,
+        size=16,
+    )
+    first, second = (
+        train(recipe, data_dir=data_dir, verbose=0) for _ in range(2)
+    )
+    assert first.history["loss"] == pytest.approx(
+        second.history["loss"], rel=1e-4
+    )
+    for mine, others in zip(
+        first.model.weights, second.model.weights, strict=True
+    ):
+        np.testing.assert_allclose(mine, others, rtol=1e-3, atol=1e-4)
+
+
+def test_recipe_refuses_what_does_not_fit(data_dir):
+    with pytest.raises(ValueError, match="classes"):
+        train(RECIPE.replace(classes=11), data_dir=data_dir)
+    with pytest.raises(ValueError, match="batch_size"):
+        train(RECIPE.replace(batch_size=2000), data_dir=data_dir)
+    with pytest.raises(ValueError, match="model"):
+        RECIPE.replace(model="F9")
+    with pytest.raises(ValueError, match="warmup_epochs"):
+        RECIPE.replace(warmup_epochs=99)
+    with pytest.raises(ValueError, match="recipe"):
+        train("digits")
+    assert isinstance(RECIPE, Recipe)

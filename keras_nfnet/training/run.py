@@ -58,7 +58,6 @@ def train(recipe, data_dir=None, verbose="auto", callbacks=()):
         )
     from keras_nfnet.data.pipeline import evaluation_dataset, training_dataset
 
-    keras.utils.set_random_seed(recipe.seed)
     training, info = training_dataset(
         recipe.data,
         recipe.train_split,
@@ -88,6 +87,8 @@ def train(recipe, data_dir=None, verbose="auto", callbacks=()):
             f"split ({info.examples}). Received: "
             f"batch_size={recipe.batch_size}"
         )
+    # Here and not before: writing a data set draws from the same generators.
+    keras.utils.set_random_seed(recipe.seed)
     model = build(recipe, steps)
     history = model.fit(
         training,

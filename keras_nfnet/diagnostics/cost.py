@@ -5,6 +5,7 @@ import keras
 from keras_nfnet.layers import ScaledWSConv2D
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.models.nfnet import NFNet
+from keras_nfnet.models.without_values import without_values
 from keras_nfnet.variants import VARIANTS
 
 # Top-1 accuracy on ImageNet in %, arXiv:2102.06171, table 3.
@@ -88,8 +89,7 @@ def variant_table():
     """
     rows = []
     for variant, config in VARIANTS.items():
-        # Inside the scope variables have shapes, but no values: no memory.
-        with keras.StatelessScope(initialize_variables=False):
+        with without_values():
             model = NFNet(variant, weights=None)
         rows.append(
             {

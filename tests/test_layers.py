@@ -15,7 +15,7 @@ from keras_nfnet.layers import (
     activation_gain,
     standardize,
 )
-from keras_nfnet.layers.initializers import ScaledNormal
+from keras_nfnet.layers.initializers import ScaledNormal, shared_scratch
 from keras_nfnet.models.nf_block import GlobalAveragePooling, NFBlock
 
 LAYERS = {
@@ -330,3 +330,12 @@ def test_exports_take_the_form_that_every_device_runs(monkeypatch):
     assert convolutions() == 1
     with grouped_convolution.portable_convolutions():
         assert convolutions() == 4
+
+
+def test_draws_that_share_a_buffer_do_not_share_values():
+    shape = (3, 3, 64, 64)
+    with shared_scratch():
+        first = keras.Variable(ScaledNormal(seed=1), shape=shape)
+        second = keras.Variable(ScaledNormal(seed=2), shape=shape)
+    np.testing.assert_array_equal(first, ScaledNormal(seed=1)(shape))
+    np.testing.assert_array_equal(second, ScaledNormal(seed=2)(shape))

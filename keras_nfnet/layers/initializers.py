@@ -5,6 +5,8 @@ time a model takes to build in single-use tensors (measured: 13.5 ns a
 parameter against 5.1 ns here) and hold two of them at a time.
 """
 
+import contextlib
+import contextvars
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,35 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
-_CHUNK = 1 << 20  # values drawn by one generator; fixes the result
+_CHUNK = 1 << 18  # values drawn by one generator; fixes the result
+
+_SCRATCH = contextvars.ContextVar("initializer_scratch", default=None)
+
+
+@contextlib.contextmanager
+def shared_scratch():
+    """Draws made inside share one buffer, which the tensors are copied from.
+
+    Fresh memory costs more than the drawing. Only on TensorFlow, which
+    always copies NumPy arrays; JAX may keep the buffer itself.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    token = _SCRATCH.set([np.empty(0, np.float32)])
+    try:
+        yield
+    finally:
+        _SCRATCH.reset(token)
+
+
+def _buffer(size):
+    scratch = _SCRATCH.get()
+    if scratch is None:
+        return np.empty(size, np.float32)
+    if len(scratch[0]) < size:
+        scratch[0] = np.empty(size, np.float32)
+    return scratch[0][:size]
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -51,7 +81,7 @@ class ScaledNormal(keras.initializers.Initializer):
         stddev = self.stddev
         if stddev is None:
             stddev = max(1, int(np.prod(shape[:-1]))) ** -0.5
-        values = np.empty(int(np.prod(shape)), np.float32)
+        values = _buffer(int(np.prod(shape)))
         starts = range(0, len(values), _CHUNK)
 
         def draw(start):

@@ -9,7 +9,7 @@ import keras
 
 from keras_nfnet.layers import ScaledActivation, ScaledWSConv2D
 from keras_nfnet.layers.formats import require_channels_last
-from keras_nfnet.layers.initializers import ScaledNormal
+from keras_nfnet.layers.initializers import ScaledNormal, shared_scratch
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments, input_for
 from keras_nfnet.models.nf_block import GlobalAveragePooling, NFBlock
@@ -98,7 +98,8 @@ def NFNet(
             f"one of {', '.join(VARIANTS)}. Received: config={config!r}"
         )
     image, inputs = input_for(input_tensor, input_shape)
-    x = _body(image, config)
+    with shared_scratch():
+        x = _body(image, config)
     if include_top:
         x = GlobalAveragePooling(name="avg_pool")(x)
         if config.drop_rate > 0:

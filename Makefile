@@ -2,6 +2,9 @@
 # make test   lint and tests
 PYTHON ?= python3
 BIN := .venv/bin
+# The short set that runs on the JAX backend too; all others may.
+JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
+	reference.py diagnostics.py weights_haiku.py data_preprocessing.py)
 
 .PHONY: demo test lint format clean
 
@@ -10,7 +13,8 @@ demo: .venv/.train
 
 test: lint
 	$(BIN)/python -m pytest
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not tensorflow and not slow"
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not tensorflow and not slow" \
+		$(JAX_TESTS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

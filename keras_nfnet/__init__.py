@@ -3,7 +3,7 @@
 Reference: Brock et al. 2021, arXiv:2102.06171 and arXiv:2101.08692.
 """
 
-from keras_nfnet import weights
+from keras_nfnet import export, weights
 from keras_nfnet.data.labels import decode_predictions
 from keras_nfnet.data.preprocessing import preprocess_input
 from keras_nfnet.diagnostics import signal_propagation
@@ -58,6 +58,7 @@ __all__ = [
     "__version__",
     "adaptive_clip",
     "decode_predictions",
+    "export",
     "preprocess_input",
     "signal_propagation",
     "train",

@@ -1,0 +1,200 @@
+"""One checkpoint as one file: safetensors with a checksum over all of it."""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import os
+import re
+import stat
+import struct
+
+import numpy as np
+
+_LARGEST_HEADER = 100_000_000  # Of the safetensors format.
+_PIECE = 8 * 2**20  # Bytes hashed at a time: large enough for threads.
+_KEY = "keras_nfnet_checkpoint"
+_DIGEST_KEY = "keras_nfnet_checkpoint_sha256"
+_DIGEST = re.compile(rb'"%s":"([0-9a-f]{64})"' % _DIGEST_KEY.encode())
+_DTYPES = {
+    "bool": "BOOL",
+    "int8": "I8",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "uint8": "U8",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
+
+
+def lay_out(step, arrays, metadata):
+    """Checks all there is to check before a byte is written.
+
+    Args:
+        step: Of the checkpoint.
+        arrays: `{name: array}`.
+        metadata: What JSON can hold.
+
+    Returns:
+        The first bytes of the file, in which the checksum is still zeros,
+        and the arrays in the order of the file.
+
+    Raises:
+        ValueError: Naming what cannot be saved.
+    """
+    try:
+        # The digest is found by its key in quotes, which the escapes of a
+        # JSON text within a JSON text cannot contain.
+        text = json.dumps({"step": step, "metadata": dict(metadata or {})})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            "`metadata` must be a dictionary that JSON can hold "
+            f"({error}). Received: metadata={metadata!r}"
+        ) from error
+    prepared = {}
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        if not isinstance(name, str) or name in ("", "__metadata__"):
+            raise ValueError(
+                "`arrays` must have names that are strings, not empty and "
+                f"not '__metadata__'. Received: name={name!r}"
+            )
+        if array.dtype.name not in _DTYPES:
+            raise ValueError(
+                f"`arrays` must be of one of the types {sorted(_DTYPES)}. "
+                f"Received: {name!r} of type {array.dtype}"
+            )
+        prepared[name] = array
+    # The widest first, so that every array is aligned.
+    names = sorted(prepared, key=lambda n: (-prepared[n].itemsize, n))
+    header = {"__metadata__": {_KEY: text, _DIGEST_KEY: "0" * 64}}
+    end = 0
+    for name in names:
+        begin, end = end, end + prepared[name].nbytes
+        header[name] = {
+            "dtype": _DTYPES[prepared[name].dtype.name],
+            "shape": list(prepared[name].shape),
+            "data_offsets": [begin, end],
+        }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    if len(encoded) > _LARGEST_HEADER:
+        raise ValueError(
+            f"`arrays` and `metadata` must leave a header of at most "
+            f"{_LARGEST_HEADER} bytes. Received: {len(encoded)} bytes"
+        )
+    head = struct.pack("<Q", len(encoded)) + encoded
+    return head, [prepared[name] for name in names]
+
+
+def write(path, head, arrays):
+    """Writes what `lay_out` returned, and the checksum, to a new file."""
+    # NOTE: not `safetensors.numpy.save_file`, which writes to a temporary
+    # file of its own that a kill leaves behind under a name of nobody's.
+    with open(path, "xb") as file:
+        file.write(head)
+        for array in arrays:
+            array = np.ascontiguousarray(array)
+            if array.dtype.byteorder == ">":
+                array = array.astype(array.dtype.newbyteorder("<"))
+            file.write(array.reshape(-1).view(np.uint8).data)
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        place, _, digest = _digest(file, size)
+        file.seek(place)
+        file.write(digest)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """The file and its size; never waits, as opening a pipe would."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not an ordinary file")
+        yield file, status.st_size
+
+
+def _digest(file, size):
+    """The SHA-256 over all of a file, its own place taken as zeros.
+
+    It is the hash of the hashes of pieces, so that the cores share the
+    work: the first is the header, and then 8 MiB each.
+
+    Returns:
+        Where its hexadecimal form stands in the file, what stands there,
+        and what must stand there.
+    """
+    file.seek(0)
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(size - 8, _LARGEST_HEADER):
+        raise ValueError("it is truncated or not a safetensors file")
+    head = start + file.read(length)
+    match = _DIGEST.search(head)
+    if match is None or len(head) != 8 + length:
+        raise ValueError("its header is damaged: no checksum is there")
+    blank = head[: match.start(1)] + b"0" * 64 + head[match.end(1) :]
+
+    def piece(begin):
+        wanted = min(_PIECE, size - begin)
+        data = os.pread(file.fileno(), wanted, begin)
+        if len(data) != wanted:
+            raise ValueError("it was cut while it was read")
+        return hashlib.sha256(data).digest()
+
+    whole = hashlib.sha256(hashlib.sha256(blank).digest())
+    workers = min(16, os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        for part in pool.map(piece, range(len(head), size, _PIECE)):
+            whole.update(part)
+    return match.start(1), match[1], whole.hexdigest().encode()
+
+
+def check(path):
+    """Raises a `ValueError` that says what is wrong with a file, if any.
+
+    Every byte is read: some 2 GB a second and core from memory.
+    """
+    with _opened(path) as (file, size):
+        _, found, computed = _digest(file, size)
+    if found != computed:
+        raise ValueError("it is not what was saved (checksum)")
+
+
+def read(path, step):
+    """Reads a file once every byte of it is checked.
+
+    Args:
+        path: The file.
+        step: The step that its name tells.
+
+    Returns:
+        Its `{name: array}` and its metadata.
+
+    Raises:
+        ValueError: Saying what is wrong with it.
+        OSError: If it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            told = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            if told.get("step") != step:
+                raise ValueError(
+                    f"it was saved at step {told.get('step')}, which its "
+                    "name does not tell"
+                )
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"it is damaged ({error})") from error
+    return arrays, told["metadata"]

@@ -22,13 +22,10 @@ except ImportError:  # Windows: no lock there.
     fcntl = None
 
 _NAME = "step-{:010d}.safetensors"
-_OURS = re.compile(r"step-.*\.safetensors")
-_NUMBERED = re.compile(r"step-(\d{10,18})\.safetensors")
+_NUMBERED = re.compile(r"step-(\d{10})\.safetensors")
 # What `replacing` leaves when its process is killed.
-_LEFT_OVER = re.compile(r"\.step-\d{10,18}\.safetensors\.[0-9a-f]{12}\.tmp")
-_LOCK = ".lock"
-
-_LARGEST_STEP = 10**18 - 1
+_LEFT_OVER = re.compile(r"\.step-\d{10}\.safetensors\.[0-9a-f]{12}\.tmp")
+_LARGEST = 10**10  # Steps that the names have digits for.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Checkpoints:
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 2:
             raise ValueError(
                 "`keep` must be an integer of at least 2: should the newest "
-                f"turn out damaged, the one before it is used. "
+                "turn out damaged, the one before it is used. "
                 f"Received: keep={keep!r}"
             )
         if not isinstance(directory, str | os.PathLike) or not str(directory):
@@ -91,8 +88,12 @@ class Checkpoints:
         self.directory = os.path.abspath(directory)
         self.keep = keep
         self._lock = None
-        self._damaged = set()  # Paths that were read and found damaged.
-        self._check_directory()
+        self._damaged = set()  # Paths that `restore` has passed over.
+        if os.path.exists(directory) and not os.path.isdir(directory):
+            raise ValueError(
+                "`directory` must be a directory. "
+                f"Received: directory={directory!r}"
+            )
 
     def __enter__(self):
         self.acquire()
@@ -111,32 +112,26 @@ class Checkpoints:
         """
         if self._lock is not None:
             return
-        self._check_directory()
+        lock = None
         try:
             _make_directory(self.directory)
-            lock = open(os.path.join(self.directory, _LOCK), "a+b")
-        except OSError as error:
-            raise WeightsFileError(
-                "The directory of the checkpoints cannot be written to "
-                f"({error.strerror}). Received: directory={self.directory!r}"
-            ) from error
-        try:
+            lock = open(os.path.join(self.directory, ".lock"), "a+b")
             # Not a file that says who is here: that one would outlive a
             # kill, while the kernel drops this lock with its process.
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise ValueError(
-                "Another trainer is saving its checkpoints to this "
-                "directory; end it first, or use another directory. "
-                f"Received: directory={self.directory!r}"
-            ) from None
         except OSError as error:
-            lock.close()
+            if lock is not None:
+                lock.close()
+            if isinstance(error, BlockingIOError):
+                raise ValueError(
+                    "Another trainer is saving its checkpoints to this "
+                    "directory; end it first, or use another directory. "
+                    f"Received: directory={self.directory!r}"
+                ) from None
             raise WeightsFileError(
-                "The directory of the checkpoints is on a file system that "
-                f"cannot lock ({error.strerror}). "
+                "The directory of the checkpoints cannot be written to or "
+                f"locked ({error.strerror}). "
                 f"Received: directory={self.directory!r}"
             ) from error
         self._lock = lock
@@ -155,8 +150,8 @@ class Checkpoints:
         ones than the `keep` newest removed, and what killed runs left.
 
         Args:
-            step: Steps made so far, at least 0, and not below the step of
-                an intact checkpoint that is there.
+            step: Steps made so far, at least 0, and not below the newest
+                checkpoint's, unless `restore` has passed over that one.
             arrays: `{name: array}`; booleans, integers and floats of 16 to
                 64 bits, bfloat16 among them.
             metadata: What JSON can hold, under string keys.
@@ -170,17 +165,23 @@ class Checkpoints:
             WeightsFileError: If the disk refuses. Every checkpoint that
                 was there is still there.
         """
-        step = _check_step(step)
+        integer = isinstance(step, int | np.integer)
+        if not integer or isinstance(step, bool) or not 0 <= step < _LARGEST:
+            raise ValueError(
+                "`step` must be an integer of at least 0. "
+                f"Received: step={step!r}"
+            )
+        step = int(step)
         head, arrays = checkpoint_file.lay_out(step, arrays, metadata)
         self.acquire()
+        newest = max((s for s, _ in self._sound()), default=step)
+        if newest > step:
+            raise ValueError(
+                "`step` must not be below the newest checkpoint's "
+                f"({newest}): restore it first, or use another directory. "
+                f"Received: step={step}, directory={self.directory!r}"
+            )
         self._remove_left_overs()
-        for newer, path in self._numbered():
-            if newer > step and self._is_intact(path):
-                raise ValueError(
-                    "`step` must not be below the newest checkpoint's "
-                    f"({newer}): restore it first, or use another directory. "
-                    f"Received: step={step}, directory={self.directory!r}"
-                )
         path = os.path.join(self.directory, _NAME.format(step))
         with replacing(path) as temporary:
             checkpoint_file.write(temporary, head, arrays)
@@ -200,31 +201,23 @@ class Checkpoints:
         Raises:
             ValueError: If there are checkpoints, but none is intact.
         """
-        self._check_directory()
-        for path in self._misnamed():
-            self._warn(path, "its name is not that of a checkpoint")
-        passed_over = set()
-        while True:
-            numbered = [
-                (step, path)
-                for step, path in self._numbered()
-                if path not in passed_over
-            ]
-            if not numbered:
-                break
-            step, path = numbered[0]
+        found = self._found()
+        for step, path in found:
             try:
-                arrays, saved = checkpoint_file.read(path, step)
+                arrays, metadata = checkpoint_file.read(path, step)
             except (ValueError, OSError) as error:
                 if not os.path.lexists(path):
-                    continue  # A trainer has just removed it: look again.
-                self._warn(path, error)
+                    # A trainer has just put a newer one in its place.
+                    return self.restore()
+                warnings.warn(
+                    f"The checkpoint {path!r} is passed over: {error}.",
+                    stacklevel=2,
+                )
                 self._damaged.add(path)
-                passed_over.add(path)
-                continue
-            self._damaged.discard(path)
-            return Checkpoint(step, arrays, saved, path)
-        if passed_over or self._misnamed():
+            else:
+                self._damaged.discard(path)
+                return Checkpoint(step, arrays, metadata, path)
+        if found:
             raise ValueError(
                 "None of the checkpoints in the directory is intact; the "
                 "warnings name them. Remove them to start anew. Received: "
@@ -232,72 +225,45 @@ class Checkpoints:
             )
         return None
 
-    @staticmethod
-    def _warn(path, reason):
-        warnings.warn(
-            f"The checkpoint {path!r} is passed over: {reason}.",
-            stacklevel=3,
-        )
-
-    def _check_directory(self):
-        if os.path.lexists(self.directory) and not os.path.isdir(
-            self.directory
-        ):
-            raise ValueError(
-                "`directory` must be a directory. "
-                f"Received: directory={self.directory!r}"
-            )
+    @property
+    def latest(self):
+        """Step of the newest checkpoint, not read, or `None`."""
+        return self._found()[0][0] if self._found() else None
 
     def _names(self):
         try:
             return os.listdir(self.directory)
         except FileNotFoundError:
             return []
-        except OSError as error:
-            raise WeightsFileError(
-                "The directory of the checkpoints cannot be read "
-                f"({error.strerror}). Received: directory={self.directory!r}"
-            ) from error
 
-    def _numbered(self):
+    def _found(self):
         """`(step, path)` of what is named as a checkpoint, newest first."""
-        found = []
-        for name in self._names():
-            match = _NUMBERED.fullmatch(name)
-            if match and _NAME.format(int(match[1])) == name:
-                found.append(
-                    (int(match[1]), os.path.join(self.directory, name))
-                )
-        return sorted(found, reverse=True)
+        matches = map(_NUMBERED.fullmatch, self._names())
+        return sorted(
+            (
+                (int(match[1]), os.path.join(self.directory, match[0]))
+                for match in matches
+                if match
+            ),
+            reverse=True,
+        )
 
-    def _misnamed(self):
-        named = {os.path.basename(path) for _, path in self._numbered()}
+    def _sound(self):
+        """As `_found`, without those that `restore` has passed over."""
         return [
-            os.path.join(self.directory, name)
-            for name in sorted(self._names())
-            if _OURS.fullmatch(name) and name not in named
+            found for found in self._found() if found[1] not in self._damaged
         ]
 
-    def _is_intact(self, path):
-        if path in self._damaged:
-            return False
-        try:
-            checkpoint_file.check(path)
-        except (ValueError, OSError):
-            self._damaged.add(path)
-            return False
-        return True
-
     def _remove_old(self):
-        # One that is known to be damaged must not take a place.
-        good = [p for _, p in self._numbered() if p not in self._damaged]
-        stale = good[self.keep :]
-        if len(good) >= self.keep:
+        sound = [path for _, path in self._sound()]
+        stale = sound[self.keep :]
+        # A damaged one may take no place, but may stay until others do.
+        if len(sound) >= self.keep:
             stale += self._damaged
+            self._damaged.clear()
         for path in stale:
             with contextlib.suppress(OSError):
                 os.remove(path)
-            self._damaged.discard(path)
 
     def _remove_left_overs(self):
         # The lock is held, so nobody is writing them.
@@ -315,26 +281,16 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def _check_step(step):
-    integer = isinstance(step, int | np.integer) and not isinstance(step, bool)
-    if not integer or not 0 <= step <= _LARGEST_STEP:
-        raise ValueError(
-            f"`step` must be an integer of at least 0. Received: step={step!r}"
-        )
-    return int(step)
-
-
 def _make_directory(directory):
     """Makes a directory and brings its name to the disk."""
-    made = []
-    while not os.path.isdir(directory):
-        made.append(directory)
-        directory = os.path.dirname(directory)
-    for directory in reversed(made):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory)
-        descriptor = os.open(os.path.dirname(directory), os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    if os.path.isdir(directory):
+        return
+    parent = os.path.dirname(directory)
+    _make_directory(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory)
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

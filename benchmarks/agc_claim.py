@@ -145,7 +145,7 @@ class Trainer:
             return loss + 0.0 * total  # NaN if a gradient is not finite.
 
         self.step = step
-        self._initial_values = functools.cache(self._initial_values)
+        self.initial_values = functools.cache(self.initial_values)
 
     def _build(self):
         from keras_nfnet import NFNet, NFNetConfig
@@ -169,7 +169,8 @@ class Trainer:
             classifier_activation=None,
         )
 
-    def _initial_values(self, seed):
+    def initial_values(self, seed):
+        """What a run of this seed starts from, as a list of arrays."""
         import keras
 
         keras.utils.set_random_seed(seed)
@@ -206,7 +207,7 @@ class Trainer:
         from keras_nfnet import WarmupCosine
 
         images, labels, test_images, test_labels = self.data
-        self.model.set_weights(self._initial_values(seed))
+        self.model.set_weights(self.initial_values(seed))
         for variable in self.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
         examples = len(labels)

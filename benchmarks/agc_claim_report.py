@@ -4,6 +4,8 @@ import json
 import os
 from collections import defaultdict
 
+import numpy as np
+
 NAMES = {
     "agc": "NF with AGC",
     "no_agc": "NF without AGC",
@@ -53,7 +55,7 @@ def describe(row):
 def grouped(rows):
     """Runs by `(base rate, batch, network)`, each a list over the seeds."""
     groups = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["seed"]):
+    for row in sorted(rows, key=lambda row: (row["batch"], row["seed"])):
         groups[row["base_rate"], row["batch"], row["network"]].append(row)
     return groups
 
@@ -62,7 +64,7 @@ def cell(rows):
     """Mean (lowest–highest) over the seeds; what diverged is counted."""
     if not rows:
         return "–"
-    values = [100 * r["accuracy"] for r in rows if r["accuracy"] is not None]
+    values = _accuracies(rows)
     diverged = len(rows) - len(values)
     if not values:
         return f"NaN in {diverged} of {len(rows)}"
@@ -134,7 +136,7 @@ def table(rows):
 
 
 def plot(path, rows):
-    """Accuracy over batch size, one panel a base rate.
+    """Accuracy over batch size, one panel a base rate; below, what diverged.
 
     Args:
         path: The PNG file.
@@ -144,80 +146,97 @@ def plot(path, rows):
 
     bases = sorted({row["base_rate"] for row in rows})
     figure = Figure(
-        figsize=(2.2 + 6.3 * len(bases), 6.2), layout="constrained", dpi=130
+        figsize=(2.2 + 5.4 * len(bases), 6.6), layout="constrained", dpi=120
     )
-    axes = figure.subplots(1, len(bases), sharey=True, squeeze=False)[0]
-    for axis, base in zip(axes, bases, strict=True):
-        _panel(axis, base, [row for row in rows if row["base_rate"] == base])
-    axes[0].set_ylabel("accuracy on held-out digits (%)")
-    axes[0].legend(loc="lower left", bbox_to_anchor=(0.01, 0.09))
-    figure.suptitle(
-        "NF network with and without AGC, and its batch-normalized twin",
-        fontsize=13,
+    axes = figure.subplots(
+        2,
+        len(bases),
+        sharex="col",
+        sharey="row",
+        squeeze=False,
+        height_ratios=(6, 1),
     )
+    for (upper, lower), base in zip(axes.T, bases, strict=True):
+        groups = [
+            group for key, group in grouped(rows).items() if key[0] == base
+        ]
+        _draw_accuracy(upper, groups)
+        _draw_diverged(lower, groups)
+        _label_batches(upper, lower, groups, base)
+    axes[0, 0].set_ylabel("accuracy on held-out digits (%)")
+    axes[1, 0].set_ylabel("diverged")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(NAMES),
+    )
+    figure.suptitle("Mean (line) and each seed (points)")
     write(path, figure.savefig)
 
 
-def _panel(axis, base, rows):
+def _draw_accuracy(axis, groups):
     # Errors on a logarithmic scale: 10% and 99% are both to be read.
     axis.set_yscale("function", functions=(_to_scale, _from_scale))
-    axis.set_ylim(1.2, 100)
+    axis.set_ylim(0, 100)
     axis.set_yticks([10, 50, 80, 90, 95, 98, 99, 100])
-    axis.set_xscale("log", base=2)
-    batches = sorted({row["batch"] for row in rows})
-    axis.set_xticks(batches, [str(batch) for batch in batches], minor=False)
-    axis.set_xticks([], minor=True)
-    axis.set_xlim(batches[0] / 1.4, batches[-1] * 1.4)
-    axis.set_xlabel("batch size")
-    rates = axis.secondary_xaxis("top")
-    rates.set_xticks(
-        batches, [f"{base * batch / 256:g}" for batch in batches], minor=False
-    )
-    rates.set_xticks([], minor=True)
-    rates.set_xlabel(f"learning rate = {base:g} · batch / 256")
     axis.grid(alpha=0.25)
-    axis.axhspan(1.2, 6, color="0.92", zorder=0)
     axis.axhline(10, color="0.6", linewidth=0.8, linestyle=":")
-    axis.text(batches[0] / 1.35, 3.6, "diverged (NaN)", va="center", fontsize=9)
-
-    groups = grouped(rows)
     for network, (color, marker, shift) in _STYLES.items():
         xs, means = [], []
-        for batch in batches:
-            group = groups.get((base, batch, network), [])
-            x = batch * shift
-            finite = [
-                100 * r["accuracy"] for r in group if r["accuracy"] is not None
-            ]
-            for number in range(len(group) - len(finite)):
-                axis.plot(x, 5.2 - 1.6 * number, "x", color=color, ms=7)
-            axis.plot(
-                [x] * len(finite),
-                finite,
-                marker,
-                color=color,
-                ms=5,
-                alpha=0.55,
-                mec="none",
-            )
-            if finite:
-                axis.vlines(x, min(finite), max(finite), color=color, lw=1.5)
-            # A mean without the seeds that diverged would be none of the
-            # network: the line ends there.
-            full = len(finite) == len(group) and finite
+        for group in groups:
+            if group[0]["network"] != network:
+                continue
+            x = group[0]["batch"] * shift
+            finite = _accuracies(group)
+            axis.plot([x] * len(finite), finite, marker, color=color, alpha=0.5)
+            # A mean without the seeds that diverged would flatter: the line
+            # ends there.
+            whole = len(finite) == len(group)
             xs.append(x)
-            means.append(sum(finite) / len(finite) if full else float("nan"))
-        axis.plot(xs, means, color=color, lw=1.8, label=NAMES[network])
+            means.append(sum(finite) / len(finite) if whole else float("nan"))
+        axis.plot(xs, means, color=color, label=NAMES[network])
+
+
+def _draw_diverged(axis, groups):
+    networks = list(_STYLES)
+    axis.set_ylim(len(networks) - 0.4, -0.6)
+    axis.set_yticks([])
+    for group in groups:
+        diverged = len(group) - len(_accuracies(group))
+        if diverged:
+            network = group[0]["network"]
+            axis.text(
+                group[0]["batch"],
+                networks.index(network),
+                f"× {diverged} of {len(group)}",
+                color=_STYLES[network][0],
+                ha="center",
+                va="center",
+                fontsize=9,
+            )
+
+
+def _label_batches(upper, lower, groups, base):
+    batches = sorted({group[0]["batch"] for group in groups})
+    rates = [f"{base * batch / 256:.3g}" for batch in batches]
+    upper.set_xscale("log", base=2)
+    upper.set_xlim(batches[0] / 1.5, batches[-1] * 1.5)
+    lower.set_xticks(batches, [str(batch) for batch in batches])
+    lower.set_xlabel("batch size")
+    top = upper.secondary_xaxis("top")
+    top.set_xticks(batches, rates)
+    top.set_xticks([], minor=True)
+    top.set_xlabel(f"learning rate = {base:g} · batch / 256")
+
+
+def _accuracies(rows):
+    return [100 * r["accuracy"] for r in rows if r["accuracy"] is not None]
 
 
 def _to_scale(accuracy):
-    import numpy as np
-
     # 0.4 keeps 100% on the axis: one error of 360 is 0.28.
     return -np.log10(np.maximum(100.4 - np.asarray(accuracy), 1e-3))
 
 
 def _from_scale(value):
-    import numpy as np
-
     return 100.4 - 10.0 ** -np.asarray(value)

@@ -7,7 +7,7 @@ base · batch / 256. All three have the same base rates, epochs, warm-up,
 schedule, momentum, weight decay, loss, images and order of the images; both
 NFNets start from the same values. Nothing is chosen per network or batch.
 
-The two base rates were fixed before the first run: 0.1 is the paper's, 0.8
+The two base rates were fixed before the sweep began: 0.1 is the paper's, 0.8
 that of a first try of this project. All else is the recipe `digits`, but
 for speed: the pictures' own 8 pixels in place of 32, and two stages less,
 so that the last stage has the recipe's 1×1 pixels; and no dropout,

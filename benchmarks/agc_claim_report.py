@@ -60,20 +60,27 @@ def grouped(rows):
     return groups
 
 
-def cell(rows):
-    """Mean (lowest–highest) over the seeds; what diverged is counted."""
+def cell(rows, seeds):
+    """Mean (lowest–highest) over the seeds; what diverged is counted.
+
+    Args:
+        rows: Runs that differ in the seed alone.
+        seeds: How many there are to be; fewer are said to be so.
+    """
     if not rows:
         return "–"
     values = _accuracies(rows)
     diverged = len(rows) - len(values)
-    if not values:
-        return f"NaN in {diverged} of {len(rows)}"
-    text = f"{sum(values) / len(values):.1f}"
-    if len(values) > 1:
-        text += f" ({min(values):.1f}–{max(values):.1f})"
+    parts = []
+    if values:
+        parts.append(f"{sum(values) / len(values):.1f}")
+        if len(values) > 1:
+            parts[0] += f" ({min(values):.1f}–{max(values):.1f})"
     if diverged:
-        text += f", NaN in {diverged} of {len(rows)}"
-    return text
+        parts.append(f"NaN in {diverged} of {len(rows)}")
+    if len(rows) < seeds:
+        parts.append(f"{len(rows)} of {seeds} seeds run")
+    return ", ".join(parts)
 
 
 def table(rows):
@@ -110,7 +117,7 @@ def table(rows):
             first = next(group[0] for group in cells if group)
             lines.append(
                 f"| {batch} | {first['learning_rate']:g} | {first['steps']} | "
-                + " | ".join(cell(group) for group in cells)
+                + " | ".join(cell(group, len(seeds)) for group in cells)
                 + " |"
             )
         lines.append("")
@@ -129,8 +136,9 @@ def table(rows):
         ),
         "- " + ", ".join(f"{name} {value}" for name, value in versions.items()),
         f"- {len(rows)} runs of one thread each, together "
-        f"{cpu_seconds:.0f} s of processor time, imports and tracing "
-        f"included: {cpu_seconds / 120:.1f} minutes on 2 cores",
+        f"{cpu_seconds:.0f} s of processor time, with the workers' imports "
+        f"and tracing: {cpu_seconds / 120:.1f} minutes on 2 cores (not by "
+        "the clock, since the machine may do other work)",
     ]
     return "\n".join(lines) + "\n"
 

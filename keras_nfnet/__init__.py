@@ -7,6 +7,7 @@ from keras_nfnet import export, weights
 from keras_nfnet.data.labels import decode_predictions
 from keras_nfnet.data.preprocessing import preprocess_input
 from keras_nfnet.diagnostics import signal_propagation
+from keras_nfnet.export.folding import fold
 from keras_nfnet.models.nfnet import (
     NFNet,
     NFNetF0,
@@ -59,6 +60,7 @@ __all__ = [
     "adaptive_clip",
     "decode_predictions",
     "export",
+    "fold",
     "preprocess_input",
     "signal_propagation",
     "train",

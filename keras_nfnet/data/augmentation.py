@@ -1,80 +1,148 @@
-"""Augmentations of training images, in TensorFlow graphs.
+"""What is done to training images at random: plain settings, no TensorFlow.
 
-Each is a pure function of an image and a seed, so that a run that resumes
-sees what the undisturbed one sees.
+`training_view.py`, `mixing.py` and `randaugment.py` do it.
 """
 
+import dataclasses
 import math
+from dataclasses import dataclass
 
-import tensorflow as tf
+# RandAugment's own scale; the paper's magnitudes are 5, 10 and 15.
+MAX_MAGNITUDE = 30
 
 
-def shift_zoom_rotate(
-    image, seed, max_shift=0.08, max_zoom=0.1, max_degrees=10.0
-):
-    """Moves, scales and turns an image at random, for written characters.
+@dataclass(frozen=True)
+class Augmentation:
+    """The paper's augmentation of ImageNet, each part of which can be off.
+
+    In this order: random crop, flip, bicubic resize; MixUp on one half of
+    the batch and CutMix on the other (on all of it if only one of them is
+    on), labels alike; RandAugment on the mixed image.
 
     Args:
-        image: `(height, width, 3)`, pixels 0–255, floating point.
-        seed: Two whole numbers, the whole randomness.
-        max_shift: Largest shift over the image's side; 0.08 of 32 pixels is
-            2.6.
-        max_zoom: Largest enlargement or reduction; 0.1 for 10%.
-        max_degrees: Largest turn to either side.
+        randaugment_magnitude: The variant's, on RandAugment's scale of 0 to
+            30: 5 for F0, 10 for F1 and F2, 15 for F3 to F7.
+        randaugment_layers: Operations one after another on each image; 0
+            for no RandAugment.
+        mixup: α of the Beta distribution that the share of an image in its
+            mixture is drawn from; 0 for no MixUp.
+        cutmix: α of the distribution of the share that CutMix keeps; 0 for
+            no CutMix. With 1 the share is uniform.
+        flip: Whether half of the images are flipped left to right.
+        crop_area: Smallest and largest area of the crop over the picture's.
+        crop_aspect: Smallest and largest width over height of the crop, in
+            pixels of the picture. `crop_area=(1, 1)` takes every picture
+            whole, whatever the aspect.
 
-    Returns:
-        An image like `image`, bilinearly resampled, black where nothing was.
+    Raises:
+        ValueError: If a value is out of its range; the message names it.
+
+    Example:
+
+    >>> f1 = Augmentation(randaugment_magnitude=10)
+    >>> without_mixing = f1.replace(mixup=0, cutmix=0)
+    >>> flips_and_crops = without_mixing.replace(randaugment_layers=0)
+
+    Reference: arXiv:2102.06171, section 4.1 and appendix A.
     """
-    # Angle, zoom, shift down, shift right, each in [-1, 1).
-    draws = tf.random.stateless_uniform((4,), seed, -1.0, 1.0)
-    height, width = image.shape[:2]
-    angle = draws[0] * (max_degrees * math.pi / 180)
-    zoom = 1.0 + draws[1] * max_zoom
-    cos, sin = tf.cos(angle) / zoom, tf.sin(angle) / zoom
-    center_y, center_x = (height - 1) / 2, (width - 1) / 2
-    shift_y = center_y + draws[2] * max_shift * height
-    shift_x = center_x + draws[3] * max_shift * width
-    # Maps output pixels to input pixels around the (shifted) centre.
-    transform = tf.stack(
-        [
-            cos,
-            -sin,
-            center_x - cos * shift_x + sin * shift_y,
-            sin,
-            cos,
-            center_y - sin * shift_x - cos * shift_y,
-            0.0,
-            0.0,
-        ]
-    )
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None],
-        transforms=transform[None],
-        output_shape=(height, width),
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
-    return tf.ensure_shape(moved[0], image.shape)
+
+    randaugment_magnitude: float = 5.0
+    randaugment_layers: int = 4
+    mixup: float = 0.2
+    cutmix: float = 1.0
+    flip: bool = True
+    crop_area: tuple = (0.08, 1.0)
+    crop_aspect: tuple = (3 / 4, 4 / 3)
+
+    def __post_init__(self):
+        layers = self.randaugment_layers
+        if (
+            isinstance(layers, bool)
+            or not isinstance(layers, int)
+            or layers < 0
+        ):
+            raise ValueError(
+                "`randaugment_layers` must be a whole number, 0 or more. "
+                f"Received: randaugment_layers={layers!r}"
+            )
+        self._number("randaugment_magnitude", MAX_MAGNITUDE)
+        self._number("mixup")
+        self._number("cutmix")
+        if not isinstance(self.flip, bool):
+            raise ValueError(
+                f"`flip` must be true or false. Received: flip={self.flip!r}"
+            )
+        self._range("crop_area", 1.0)
+        self._range("crop_aspect", math.inf)
+
+    @property
+    def mixes(self):
+        """Whether images are mixed in pairs."""
+        return bool(self.mixup or self.cutmix)
+
+    def replace(self, **changes):
+        """A copy with other values."""
+        return dataclasses.replace(self, **changes)
+
+    def _number(self, name, largest=math.inf):
+        value = getattr(self, name)
+        if not _is_number(value) or not 0 <= value <= largest:
+            limits = "0 or more" if largest == math.inf else f"0 to {largest}"
+            raise ValueError(
+                f"`{name}` must be a number, {limits}. "
+                f"Received: {name}={value!r}"
+            )
+
+    def _range(self, name, largest):
+        value = getattr(self, name)
+        if (
+            not isinstance(value, list | tuple)
+            or len(value) != 2
+            or not all(_is_number(limit) for limit in value)
+            or not 0 < value[0] <= value[1] <= largest
+        ):
+            limits = "" if largest == math.inf else f" and up to {largest:g}"
+            raise ValueError(
+                f"`{name}` must be two numbers, the smaller first, above 0"
+                f"{limits}. Received: {name}={value!r}"
+            )
+        # A list, as TOML gives it, has no hash.
+        object.__setattr__(self, name, tuple(value))
 
 
-AUGMENTATIONS = {"digits": shift_zoom_rotate}
+# Names that a recipe may give.
+AUGMENTATIONS = ("digits",)
 
 
 def get(augment):
-    """The function of a name in `AUGMENTATIONS`; functions pass through.
+    """What an augmentation's name stands for; all else passes through.
 
     Args:
-        augment: A name, a function `(image, seed) -> image`, or `None`.
+        augment: An `Augmentation`, a name in `AUGMENTATIONS`, a function
+            `(image, seed) -> image`, or `None`.
+
+    Returns:
+        An `Augmentation`, a function or `None`.
 
     Raises:
-        ValueError: If there is no augmentation of that name.
+        ValueError: If it is none of these.
     """
-    if augment is None or callable(augment):
+    if augment == "digits":
+        from keras_nfnet.data.written_characters import shift_zoom_rotate
+
+        return shift_zoom_rotate
+    if augment is None or isinstance(augment, Augmentation):
         return augment
-    if augment in AUGMENTATIONS:
-        return AUGMENTATIONS[augment]
+    if callable(augment):
+        return augment
     raise ValueError(
-        "`augment` must be `None`, a function of an image and a seed, or "
-        f"one of {', '.join(AUGMENTATIONS)}. Received: augment={augment!r}"
+        "`augment` must be `None`, an `Augmentation`, a function of an image "
+        f"and a seed, or one of {', '.join(AUGMENTATIONS)}. "
+        f"Received: augment={augment!r}"
+    )
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not (
+        isinstance(value, bool) or not math.isfinite(value)
     )

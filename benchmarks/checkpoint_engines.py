@@ -2,11 +2,15 @@
 
     python benchmarks/checkpoint_engines.py
 
-compares Orbax, TensorFlow's `CheckpointManager` and this package's
-`Checkpoints`, as far as they are installed, in about 3 minutes, and writes
-`benchmarks/results/checkpoint_engines.json` and `.md`. Each engine keeps
-two checkpoints and saves synchronously; a restore takes the newest that the
-engine does not refuse, and what it returns is compared bit for bit.
+compares Orbax (`pip install orbax-checkpoint`), TensorFlow's
+`CheckpointManager` and this package's `Checkpoints`, as far as they are
+installed, in about 5 minutes, and writes
+`benchmarks/results/checkpoint_engines.json` and `.md`. With `--engines` it
+measures some of them; what the file tells of the others stays.
+
+Each engine keeps two checkpoints and saves synchronously; a restore takes
+the newest that the engine does not refuse, and what it returns is compared
+bit for bit.
 """
 
 import argparse
@@ -37,6 +41,13 @@ OUTCOMES = {
     "silent": "wrong values, silently",
     "crash": "crash or hang",
 }
+KILL_OUTCOMES = {
+    "newest": "restored the newest acknowledged, or a newer, exactly",
+    "older": "restored an older one exactly",
+    "lost": "restored nothing, or wrong values",
+    "megabytes left": "MB left after it",
+}
+KILLED = 20  # MB of a checkpoint in the loops that are killed.
 
 
 class Orbax:
@@ -167,7 +178,9 @@ def step_of(restored, megabytes):
 
 
 def answer(value):
-    print("=" + json.dumps(value), flush=True)
+    # In one piece: a kill must not leave half a line.
+    sys.stdout.write(f"={json.dumps(value)}\n")
+    sys.stdout.flush()
 
 
 def save_loop(engine, directory, megabytes):
@@ -183,7 +196,9 @@ def save_loop(engine, directory, megabytes):
     target = engine(directory)
     while True:
         step += 1
-        target.save(step, state(step, megabytes))
+        arrays = state(step, megabytes)
+        answer({"saving": step})
+        target.save(step, arrays)
         answer({"saved": step})
 
 
@@ -204,8 +219,10 @@ def outcome(engine, directory, megabytes):
 
 def speed(engine, directory, megabytes):
     figures = {"save": [], "restore": []}
+    template = state(0, megabytes)
+    # What is slow only once.
+    engine(f"{directory}-first").save(0, state(0, 1))
     target = engine(directory)
-    target.save(0, state(0, 1))  # What is slow only once.
     for step in (1, 2, 3):
         arrays = state(step, megabytes)
         os.sync()
@@ -213,14 +230,28 @@ def speed(engine, directory, megabytes):
         target.save(step, arrays)
         figures["save"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        restored = engine(directory).restore(state(0, 1))
+        restored = engine(directory).restore(template)
         figures["restore"].append(time.perf_counter() - start)
         if step_of(restored, megabytes) != step:
             raise RuntimeError("the restored arrays are not those saved")
     answer(figures)
 
 
-JOBS = {job.__name__: job for job in (save_loop, prepare, outcome, speed)}
+def save_seconds(engine, directory, megabytes):
+    target = engine(directory)
+    figures = []
+    for step in range(5):
+        arrays = state(step, megabytes)
+        start = time.perf_counter()
+        target.save(step, arrays)
+        figures.append(time.perf_counter() - start)
+    answer(statistics.median(figures))
+
+
+JOBS = {
+    job.__name__: job
+    for job in (save_loop, prepare, outcome, speed, save_seconds)
+}
 
 
 def serve(name):
@@ -279,18 +310,22 @@ class Server:
                 return json.loads(line[1:])
         return None
 
-    def run(self, job, directory, megabytes, kill_after=None, limit=60):
+    def run(
+        self, job, directory, megabytes, kill_after=None, start=1, limit=60
+    ):
         """All answers of a job, killed after some seconds if need be.
 
-        The seconds count from the job's first answer.
+        The seconds count from the answer number `start`.
         """
         request = json.dumps([job, str(directory), megabytes])
         self.process.stdin.write(request + "\n")
         self.process.stdin.flush()
         child = self._answer()["process"]
         answers = []
-        if kill_after is not None:
+        while kill_after is not None and len(answers) < start:
             answers.append(self._answer())
+            if answers[-1] == "ended":
+                return answers
         timer = subprocess.Popen(
             ["sh", "-c", f"sleep {kill_after or limit}; kill -9 {child}"],
             stderr=subprocess.DEVNULL,
@@ -309,17 +344,30 @@ class Server:
         self.process.wait()
 
 
-def kills(server, folder, generator, count, megabytes):
-    """Kills a loop of saves at random moments, and looks what is left."""
-    directory = folder / "kills"
+def kills(server, folder, generator, count, megabytes, seconds=None):
+    """Kills a loop of saves many times, and looks what is left.
+
+    Args:
+        server: The engine's.
+        folder: Scratch.
+        generator: Of the moments.
+        count: How many kills; if `seconds` is given, how many during a save.
+        megabytes: Of a checkpoint.
+        seconds: That a save takes, to kill during the third of each start;
+            `None` to kill at any moment of the loop.
+    """
+    directory = folder / f"kills-{seconds}"
     directory.mkdir()
-    acknowledged, result = 0, dict.fromkeys(("newest", "older", "lost"), 0)
-    saved = 0
-    for trial in range(count + 1):  # Each start checks the kill before it.
-        moment = generator.uniform(0.05, 1.2)
-        answers = server.run("save_loop", directory, megabytes, moment)
+    result = dict.fromkeys(("newest", "older", "lost"), 0)
+    acknowledged, killed, during = 0, 0, 0
+    while True:  # Each start looks at what the kill before it left.
+        if seconds is None:
+            moment, start = generator.uniform(0.05, 0.8), 1
+        else:  # "restored", then "saving" and "saved" in turn.
+            moment, start = generator.random() * seconds, 6
+        answers = server.run("save_loop", directory, megabytes, moment, start)
         restored = answers[0].get("restored") if answers[0] else None
-        if trial:
+        if killed:
             if restored is None or restored == 0:
                 result["lost"] += 1
                 shutil.rmtree(directory)
@@ -329,14 +377,21 @@ def kills(server, folder, generator, count, megabytes):
                 result["older"] += 1
             else:
                 result["newest"] += 1
-        if restored is not None:
-            acknowledged = max(restored, 0)
-        for got in answers[1:]:
-            if isinstance(got, dict) and "saved" in got:
-                acknowledged = got["saved"]
-                saved += 1
+        done = during if seconds else killed
+        if done == count or killed == 3 * count:
+            break
+        killed += 1
+        said = [got for got in answers[1:] if isinstance(got, dict)]
+        saved = [got["saved"] for got in said if "saved" in got]
+        acknowledged = max([restored or 0, *saved])
+        during += bool(said) and "saving" in said[-1]
     left = sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
-    return {**result, "saves": saved, "megabytes left": round(left / 1e6, 1)}
+    return {
+        "kills": killed,
+        "during a save": during,
+        **result,
+        "megabytes left": round(left / 1e6, 1),
+    }
 
 
 def damage(server, folder, generator, count, megabytes, how):
@@ -371,7 +426,7 @@ def damage(server, folder, generator, count, megabytes, how):
 
 
 def _is_newest(path):
-    """Whether a file belongs to step 2, or to all, under any engine."""
+    """Whether a file belongs to step 2, or to all, with any engine."""
     return not (
         path.parts[0] == "1"  # Orbax.
         or path.name.startswith("ckpt-1.")  # TensorFlow.
@@ -420,7 +475,7 @@ def without(name, backend, folder):
 
 def measure(name, arguments):
     generator = random.Random(arguments.seed)
-    start = time.perf_counter()
+    start, load = time.perf_counter(), os.getloadavg()[0]
     server = Server(name)
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
         folder = Path(folder)
@@ -431,7 +486,17 @@ def measure(name, arguments):
         result = {
             "version": version(ENGINES[name].package),
             "speed": figures[0],
-            "kills": kills(server, folder, generator, arguments.kills, 20),
+            "random kills": kills(
+                server, folder, generator, arguments.kills, KILLED
+            ),
+            "kills in saves": kills(
+                server,
+                folder,
+                generator,
+                arguments.kills,
+                KILLED,
+                server.run("save_seconds", folder / "one", KILLED)[0],
+            ),
             "flips": damage(
                 server, folder, generator, arguments.flips, 0.2, "flips"
             ),
@@ -443,6 +508,8 @@ def measure(name, arguments):
             },
         }
         server.close()
+    # Timings mean little on a machine that was busy with other work.
+    result["load"] = [round(load, 1), round(os.getloadavg()[0], 1)]
     result["seconds of measuring"] = round(time.perf_counter() - start, 1)
     return result
 
@@ -475,15 +542,18 @@ def table(report):
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
 
     row("version", lambda e: e["version"])
-    count = report["kills"]
-    row(
-        f"restored the newest acknowledged after {count} `kill -9`",
-        lambda e: e["kills"]["newest"],
-    )
-    row("… an older one", lambda e: e["kills"]["older"])
-    row("… nothing", lambda e: e["kills"]["lost"])
-    row("saves in that time, 20 MB each", lambda e: e["kills"]["saves"])
-    row("MB left after it", lambda e: e["kills"]["megabytes left"])
+    for kind in ("random kills", "kills in saves"):
+        row(
+            f"{kind}: `kill -9`s, of which during a save of {KILLED} MB",
+            lambda e, kind=kind: (
+                f"{e[kind]['kills']}, {e[kind]['during a save']}"
+            ),
+        )
+        for key, text in KILL_OUTCOMES.items():
+            row(
+                f"{kind}: {text}",
+                lambda e, kind=kind, key=key: e[kind][key],
+            )
     for kind in ("flips", "truncations"):
         one = "one flipped bit" if kind == "flips" else "one truncated file"
         total = sum(report["engines"][names[0]][kind].values())
@@ -511,6 +581,10 @@ def table(report):
                 else e["speed"].get("raised")
             ),
         )
+    row(
+        f"load average of {report['cores']} cores, before and after",
+        lambda e: " and ".join(map(str, e["load"])),
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -519,7 +593,7 @@ def main():
     parser.add_argument("--engines", nargs="+", default=list(ENGINES))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--flips", type=int, default=60)
-    parser.add_argument("--megabytes", type=int, default=290)
+    parser.add_argument("--megabytes", type=int, default=286)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scratch", help="a folder on the disk to measure")
     parser.add_argument("--output", default=str(RESULTS))
@@ -528,13 +602,24 @@ def main():
     if arguments.serve:
         return serve(arguments.serve)
     report = {
+        "cores": os.cpu_count(),
         "machine": f"{platform.system()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}",
         "kills": arguments.kills,
+        "flips": arguments.flips,
+        # As F0's weights: 71.5 million of 4 bytes.
         "megabytes": arguments.megabytes,
         "seed": arguments.seed,
         "engines": {},
     }
+    output = Path(arguments.output)
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / "checkpoint_engines.json"
+    if file.exists():
+        earlier = json.loads(file.read_text())
+        engines = earlier.pop("engines")
+        if earlier == {k: v for k, v in report.items() if k != "engines"}:
+            report["engines"] = engines  # Others measured alike stay.
     for name in arguments.engines:
         if version(ENGINES[name].package) is None:
             print(f"{name}: not installed", flush=True)
@@ -543,11 +628,7 @@ def main():
         print(f"{name}: {json.dumps(report['engines'][name])}", flush=True)
     text = table(report)
     print("\n" + text)
-    output = Path(arguments.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "checkpoint_engines.json").write_text(
-        json.dumps(report, indent=1) + "\n"
-    )
+    file.write_text(json.dumps(report, indent=1) + "\n")
     (output / "checkpoint_engines.md").write_text(text)
 
 

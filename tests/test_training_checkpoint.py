@@ -37,15 +37,18 @@ assert "keras" not in sys.modules
 def state(step):
     generator = np.random.default_rng(step)
     return {{"w": generator.random({size}, np.float32), "s": np.int64(step)}}
+def say(line):  # In one piece, whatever the buffering.
+    sys.stdout.write(line)
+    sys.stdout.flush()
 with Checkpoints(sys.argv[1]) as checkpoints:
     found = checkpoints.restore()
     step = found.step if found else 0
     while True:
         step += 1
         arrays = state(step)
-        print("saving", step, flush=True)
+        say(f"saving {{step}}\\n")
         checkpoints.save(step, arrays)
-        print("saved", step, flush=True)
+        say(f"saved {{step}}\\n")
 """
 SIZE = 1_000_000
 
@@ -246,10 +249,9 @@ def test_only_one_process_saves(trainer, tmp_path):
 
 def test_a_forked_worker_does_not_hold_the_lock(tmp_path):
     # A process of its own: this one has the threads of a backend.
-    code = TRAINER.format(package=str(PACKAGE), size=9).split("with Checkp")[0]
+    code = TRAINER.format(package=str(PACKAGE), size=9).split("with ")[0]
     code += """
 import os, time
-Checkpoints(sys.argv[1]).acquire
 trainer = Checkpoints(sys.argv[1])
 trainer.acquire()
 worker = os.fork()
@@ -347,7 +349,7 @@ def test_bad_directories_are_refused(tmp_path):
 
 # The state of a model ------------------------------------------------------
 
-CONFIG = NFNetConfig((8, 16), (1, 1), group_width=8, drop_rate=0.2)
+CONFIG = NFNetConfig((8,), (1,), group_width=8, drop_rate=0.2)
 
 
 def compiled(run_eagerly=False):
@@ -525,3 +527,62 @@ def test_a_new_process_goes_on_to_the_same_bits(tmp_path, backend):
         for name in whole
         if "seed_generator" in name
     )
+
+
+MIRRORED = """
+import sys
+sys.path.insert(0, {here!r})
+import numpy as np
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+import keras
+from keras_nfnet import SGDAGC
+from keras_nfnet.training.state import restore_state, state_of
+from test_training_checkpoint import assert_same, data
+def compiled():
+    model = keras.Sequential([
+        keras.Input((32, 32, 3)),
+        keras.layers.Flatten(),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(3, activation="softmax"),
+    ])
+    model.compile(SGDAGC(0.1, ema_decay=0.99), "categorical_crossentropy",
+                  metrics=["accuracy"])
+    return model
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model, other = compiled(), compiled()
+model.fit(*data(), batch_size=8, verbose=0)
+arrays = state_of(model)
+restore_state(other, arrays, data())
+assert_same(state_of(other), arrays)
+# Each replica has the values, not the first alone.
+variables = model.variables + model.optimizer.variables
+others = other.variables + other.optimizer.variables
+for one, two in zip(variables, others, strict=True):
+    pairs = zip(
+        strategy.experimental_local_results(one.value),
+        strategy.experimental_local_results(two.value),
+        strict=True,
+    )
+    for a, b in pairs:
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), one.path)
+print("same")
+"""
+
+
+@pytest.mark.tensorflow
+def test_every_replica_gets_the_state():
+    # A process of its own, since the devices are set before TensorFlow runs.
+    code = MIRRORED.format(here=str(Path(__file__).parent))
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+    )
+    assert ran.stdout.endswith("same\n")

@@ -420,7 +420,8 @@ def damage(server, folder, generator, count, megabytes, how):
         path.write_bytes(data)
         answers = server.run("outcome", copy, megabytes, limit=20)
         got = answers[0] if answers else "crash"
-        result[got if got in OUTCOMES else "crash"] += 1
+        known = isinstance(got, str) and got in OUTCOMES
+        result[got if known else "crash"] += 1
         shutil.rmtree(copy)
     return result
 

@@ -3,7 +3,7 @@
 The project's own engine, since those that exist do not pass. Measured by
 `benchmarks/checkpoint_engines.py`: Orbax 0.12.8 survives every kill, but
 restored wrong values silently after 17 of 30 single flipped bits, and it
-needs both JAX and TensorFlow; this one saw all 30 and needs neither.
+needs JAX beside TensorFlow; this one saw all 30 and needs no backend.
 TensorFlow's `CheckpointManager` cannot be used on JAX alone.
 """
 

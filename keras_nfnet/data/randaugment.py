@@ -39,20 +39,26 @@ def randaugment(image, layers, magnitude, seed):
     seeds = tf.random.split(seed, 2)
     uniform = tf.random.stateless_uniform((layers, 3), seeds[0])
     normal = tf.random.stateless_normal((layers, 2), seeds[1])
-    for layer in range(layers):
+
+    def one_layer(layer, image):
         draws = strengths(uniform[layer, 1:], normal[layer], magnitude)
         # One in eleven layers leaves the image as it is.
         chosen = tf.cast(uniform[layer, 0] * (len(OPERATIONS) + 1), tf.int32)
         branches = [
-            lambda operation=operation, image=image, draws=draws: operation(
-                image, **draws
-            )
+            lambda operation=operation: operation(image, **draws)
             for operation in OPERATIONS.values()
         ]
-        image = tf.switch_case(
-            chosen, branches, default=lambda image=image: tf.identity(image)
+        return layer + 1, tf.switch_case(
+            chosen, branches, default=lambda: tf.identity(image)
         )
-    return image
+
+    # A loop, not a chain of layers: a branch not taken costs time too.
+    return tf.while_loop(
+        lambda layer, _: layer < layers,
+        one_layer,
+        (0, image),
+        parallel_iterations=1,
+    )[1]
 
 
 def strengths(uniform, normal, magnitude):
@@ -83,8 +89,8 @@ def strengths(uniform, normal, magnitude):
 
 
 def auto_contrast(image, **_):
-    low = tf.reduce_min(image, axis=(0, 1))
-    high = tf.reduce_max(image, axis=(0, 1))
+    low = _over_pixels(tf.reduce_min, image)
+    high = _over_pixels(tf.reduce_max, image)
     scale = tf.where(high > low, 255 / (high - low), 1.0)
     offset = tf.where(high > low, -low * scale, 0.0)
     return _clip(image * scale + offset)
@@ -92,9 +98,12 @@ def auto_contrast(image, **_):
 
 def equalize(image, **_):
     levels = tf.cast(image, tf.int32)
-    channels = tf.range(3) * 256
-    counts = tf.math.bincount(levels + channels, minlength=768, maxlength=768)
-    counts = tf.reshape(counts, (3, 256))
+    counts = tf.stack(
+        [
+            tf.histogram_fixed_width(levels[..., channel], [0, 255], 256)
+            for channel in range(3)
+        ]
+    )
     # The least frequent level does not count, as in keras-cv (in PIL the
     # last does not).
     least = tf.reduce_min(
@@ -106,21 +115,27 @@ def equalize(image, **_):
     table = tf.minimum((below + divisor // 2) // divisor, 255)
     table = tf.where(step == 0, tf.range(256), table)
     table = tf.cast(tf.reshape(table, [-1]), tf.float32)
-    return tf.gather(table, levels + channels)
+    return tf.gather(table, levels + tf.range(3) * 256)
 
 
 def solarize(image, addition, threshold, **_):
     image = _clip(image + addition)
-    return tf.where(image < threshold, image, 255 - image)
+    # tf.where(image < threshold, image, 255 - image), which is slower.
+    sign = 2 * tf.cast(image < threshold, tf.float32) - 1
+    return sign * (image - 127.5) + 127.5
 
 
 def color(image, share, **_):
-    return _clip(image + share * (tf.image.rgb_to_grayscale(image) - image))
+    # Gray is the same matrix product for each channel (tf.image's weights).
+    gray = tf.constant([[0.2989] * 3, [0.587] * 3, [0.114] * 3])
+    mixture = share * gray + (1 - share) * tf.eye(3)
+    mixed = tf.matmul(tf.reshape(image, (-1, 3)), mixture)
+    return _clip(tf.reshape(mixed, image.shape))
 
 
 def contrast(image, spread, **_):
-    mean = tf.reduce_mean(image, axis=(0, 1))
-    return _clip((image - mean) * (1 + spread) + mean)
+    mean = _over_pixels(tf.reduce_mean, image)
+    return _clip(image * (1 + spread) - mean * spread)
 
 
 def brightness(image, spread, **_):
@@ -129,34 +144,40 @@ def brightness(image, spread, **_):
 
 def shear_x(image, share, sign, **_):
     height, width = image.shape[:2]
-    rows, columns = tf.range(height), tf.range(width)
-    places = tf.cast(columns, tf.float32) + share * sign * tf.cast(
-        rows[:, None], tf.float32
+    shift = share * sign * tf.range(height, dtype=tf.float32)[:, None]
+    columns, weight = _places(shift, tf.range(width + 1), width, height)
+    return _lerp(
+        _pixels(image, tf.range(height)[:, None] * width + columns),
+        weight[..., None],
+        axis=1,
     )
-    return _moved(image, places, rows[:, None] * width, 1, width)
 
 
 def shear_y(image, share, sign, **_):
     height, width = image.shape[:2]
-    rows, columns = tf.range(height), tf.range(width)
-    places = share * sign * tf.cast(columns, tf.float32) + tf.cast(
-        rows[:, None], tf.float32
+    shift = share * sign * tf.range(width, dtype=tf.float32)
+    rows, weight = _places(shift, tf.range(height + 1)[:, None], height, width)
+    return _lerp(
+        _pixels(image, rows * width + tf.range(width)),
+        weight[:, None],
+        axis=0,
     )
-    return _moved(image, places, columns, width, height)
 
 
 def translate_x(image, spread, **_):
-    height, width = image.shape[:2]
-    rows, columns = tf.range(height), tf.range(width)
-    places = tf.cast(columns, tf.float32) - spread * width
-    return _moved(image, places[None], rows[:, None] * width, 1, width)
+    width = image.shape[1]
+    columns, weight = _places(
+        -spread * width, tf.range(width + 1), width, width
+    )
+    return _lerp(tf.gather(image, columns, axis=1), weight, axis=1)
 
 
 def translate_y(image, spread, **_):
-    height, width = image.shape[:2]
-    rows, columns = tf.range(height), tf.range(width)
-    places = tf.cast(rows, tf.float32)[:, None] - spread * height
-    return _moved(image, places, columns, width, height)
+    height = image.shape[0]
+    rows, weight = _places(
+        -spread * height, tf.range(height + 1), height, height
+    )
+    return _lerp(tf.gather(image, rows), weight, axis=0)
 
 
 OPERATIONS = {
@@ -173,28 +194,48 @@ OPERATIONS = {
 }
 
 
-def _moved(image, places, start, stride, length):
-    """Takes each pixel from a place along one axis, interpolated linearly.
-
-    What lies outside is the reflection, in which the edge is repeated.
+def _places(shift, indices, length, largest_shift):
+    """Where pixels that move along one axis come from.
 
     Args:
-        image: `(height, width, 3)`.
-        places: Where along the axis each pixel comes from.
-        start: Index of the axis's first pixel in the flattened image.
-        stride: How far two neighbours along the axis lie there.
+        shift: By how many pixels they move, of a shape that broadcasts.
+        indices: The axis's indices, and one more: the upper neighbour of a
+            place is the lower neighbour of the next.
         length: The axis's pixels.
+        largest_shift: The most that `shift` can be.
+
+    Returns:
+        The lower neighbours, reflected into the axis with the edge repeated,
+        and the upper neighbours' share.
     """
-    places = tf.math.floormod(places, 2.0 * length)
-    places = tf.where(places > length - 0.5, 2 * length - 1 - places, places)
-    places = tf.clip_by_value(places, 0.0, length - 1.0)
-    low = tf.cast(places, tf.int32)
-    weight = (places - tf.cast(low, tf.float32))[..., None]
-    high = tf.minimum(low + 1, length - 1)
-    pixels = tf.reshape(image, (-1, 3))
-    lower = tf.gather(pixels, start + stride * low)
-    upper = tf.gather(pixels, start + stride * high)
+    whole = tf.floor(shift)
+    places = indices + tf.cast(whole, tf.int32)
+    if largest_shift > length:
+        places = tf.math.floormod(places, 2 * length)
+    places = tf.where(places < 0, -1 - places, places)
+    places = tf.where(places < length, places, 2 * length - 1 - places)
+    # One beyond the reflection's end is only met with a share of 0.
+    return tf.maximum(places, 0), shift - whole
+
+
+def _pixels(image, indices):
+    return tf.gather(tf.reshape(image, (-1, 3)), indices)
+
+
+def _lerp(pixels, weight, axis):
+    """Interpolates between neighbours along an axis, which loses one."""
+    lower, upper = (
+        (pixels[:-1], pixels[1:])
+        if axis == 0
+        else (pixels[:, :-1], pixels[:, 1:])
+    )
     return lower + weight * (upper - lower)
+
+
+def _over_pixels(reduction, image):
+    # Over rows first: a reduction to three numbers at once is slow.
+    rows = tf.reshape(image, (image.shape[0], -1))
+    return reduction(tf.reshape(reduction(rows, axis=0), (-1, 3)), axis=0)
 
 
 def _clip(image):

@@ -27,7 +27,12 @@ from keras_nfnet.models.nfnet import (
     NFNetF7,
     NFNetF7Plus,
 )
-from keras_nfnet.optimizers import SGDAGC, WarmupCosine, adaptive_clip
+from keras_nfnet.optimizers import (
+    SGDAGC,
+    WarmupCosine,
+    adaptive_clip,
+    with_agc,
+)
 from keras_nfnet.training.recipe import Recipe
 from keras_nfnet.training.run import train
 from keras_nfnet.variants import VARIANTS, NFNetConfig
@@ -65,4 +70,5 @@ __all__ = [
     "signal_propagation",
     "train",
     "weights",
+    "with_agc",
 ]

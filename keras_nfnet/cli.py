@@ -1,9 +1,10 @@
-"""The command line, thin: `keras-nfnet demo | info | predict | convert`."""
+"""The command line, thin: `keras-nfnet demo | train | predict | …`."""
 
 import argparse
 import os
 import sys
 
+from keras_nfnet.training.command import add_commands as add_training
 from keras_nfnet.version import __version__
 
 
@@ -53,6 +54,8 @@ def _parser():
     demo.add_argument(
         "--out", default="demo", metavar="DIR", help="results (default: demo)"
     )
+
+    add_training(commands, _command)
 
     info = _command(
         commands, "info", _info, "table of all variants, from the models"

@@ -3,49 +3,118 @@
 import keras
 from keras import ops
 
+from keras_nfnet.optimizers.clipped import ClippedOptimizer
+
+if keras.backend.backend() == "tensorflow":
+    from keras_nfnet.models.tensorflow_step import TrainingStep
+elif keras.backend.backend() == "jax":
+    from keras_nfnet.models.jax_step import TrainingStep
+else:
+
+    class TrainingStep:
+        """Other backends: Keras's own step."""
+
+        sam_step = None
+
+
+# Where a variable of an NFNet belongs in the logs `clipped_…`.
+_STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
+
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
-class NFNetModel(keras.Model):
+class NFNetModel(TrainingStep, keras.Model):
     """A functional Keras model that trains as the papers train.
 
     Build one with `keras_nfnet.NFNet` or a variant such as
-    `keras_nfnet.NFNetF0`. Its `train_step` differs from Keras's own in what
-    it reports: with the loss and the metrics comes `learning_rate`, the
-    rate of the step just made. Adaptive gradient clipping lives in the
-    optimizer (`keras_nfnet.SGDAGC`), which is the only place that sees the
-    gradient summed over replicas.
+    `keras_nfnet.NFNetF0`. With the loss and the metrics its `train_step`
+    reports `learning_rate`, the rate of the step just made, and, with
+    `SGDAGC` or an optimizer of `with_agc`, `clipped`, the fraction of units
+    that the step clipped (NaN if the gradient was not finite: the step then
+    changed nothing).
 
-    Reference: arXiv:2102.06171.
+    Adaptive gradient clipping itself lives in the optimizer, the only place
+    that sees the gradient summed over replicas. Sharpness-Aware
+    Minimization (SAM) is in the step: the gradient is taken at
+    `w + sam_rho * g / ‖g‖`, with g the gradient of the whole batch, summed
+    over replicas, at w, and both with the same dropout.
+
+    Reference: arXiv:2102.06171; SAM: Foret et al., arXiv:2010.01412.
     """
 
-    if keras.backend.backend() == "jax":
+    def compile(self, *args, sam_rho=None, clipped_by_stage=False, **kwargs):
+        """Configures the model for training, as `keras.Model.compile`.
 
-        def train_step(self, state, data):
-            logs, state = super().train_step(state, data)
-            # The optimizer's variables come second from the end of the
-            # state; its first is the step count.
-            optimizer_variables = state[2]
-            mapping = list(
-                zip(self.optimizer.variables, optimizer_variables, strict=True)
-            )
-            with keras.StatelessScope(state_mapping=mapping):
-                rate = self._learning_rate_of_last_step()
-            return {**logs, "learning_rate": rate}, state
+        Args:
+            *args: As for `keras.Model.compile`.
+            sam_rho: Radius of SAM, above 0; `None` for no SAM. SAM takes two
+                gradients a step, and twice the time.
+            clipped_by_stage: Whether to log the fraction of clipped units
+                also by stage, as `clipped_stem`, `clipped_stage1`, … and
+                `clipped_head`.
+            **kwargs: As for `keras.Model.compile`.
 
-    else:
+        Raises:
+            ValueError: If `sam_rho` is not above 0, or the engine that the
+                model was built under cannot do what is asked for; the
+                message says what to do instead.
 
-        def train_step(self, data):
-            logs = super().train_step(data)
-            return {**logs, "learning_rate": self._learning_rate_of_last_step()}
+        Example:
 
-    def _learning_rate_of_last_step(self):
-        optimizer = self.optimizer
-        # mixed_float16 wraps the optimizer, which then holds the schedule.
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        schedule = getattr(optimizer, "_learning_rate", None)
-        if isinstance(
-            schedule, keras.optimizers.schedules.LearningRateSchedule
+        >>> model.compile(SGDAGC(0.1), "categorical_crossentropy",
+        ...               sam_rho=0.05)
+        """
+        if sam_rho is not None and not (
+            isinstance(sam_rho, int | float) and sam_rho > 0
         ):
-            step = ops.maximum(optimizer.iterations - 1, 0)
-            return ops.cast(schedule(step), "float32")
-        return ops.cast(optimizer.learning_rate, "float32")
+            raise ValueError(
+                "`sam_rho` must be a number above 0, or `None` for no SAM. "
+                f"Received: sam_rho={sam_rho!r}"
+            )
+        if sam_rho is not None and self.sam_step is None:
+            raise ValueError(
+                "`sam_rho` needs the TensorFlow or the JAX backend. "
+                f"Received: the {keras.backend.backend()} backend"
+            )
+        super().compile(*args, **kwargs)
+        self._sam_rho = sam_rho
+        self._clipped_by_stage = bool(clipped_by_stage)
+        self.refuse_what_the_engine_cannot()
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config and self.compiled:
+            config["sam_rho"] = self._sam_rho
+            config["clipped_by_stage"] = self._clipped_by_stage
+        return config
+
+    def refuse_what_the_engine_cannot(self):
+        """Raises before the first step; engines override it."""
+
+    def step_logs(self):
+        """What the step just made reports beside the loss and the metrics."""
+        # mixed_float16 wraps the optimizer, which then holds the schedule.
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        logs = {"learning_rate": _rate_of_last_step(optimizer)}
+        if isinstance(optimizer, ClippedOptimizer) and optimizer.clipping:
+            logs["clipped"] = optimizer.clipped_fraction()
+            if self._clipped_by_stage:
+                for stage in (*_STAGES, "head"):
+                    logs[f"clipped_{stage}"] = optimizer.clipped_fraction(
+                        lambda path, stage=stage: _stage(path) == stage
+                    )
+        return logs
+
+
+def _stage(path):
+    first = path.split("/")[0].split("_")[0]
+    return first if first in _STAGES else "head"
+
+
+def _rate_of_last_step(optimizer):
+    schedule = getattr(optimizer, "_learning_rate", None)
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        # Of accumulated gradients only the last makes a step.
+        step = ops.maximum(optimizer._iterations - 1, 0)
+        step = step // (optimizer.gradient_accumulation_steps or 1)
+        return ops.cast(schedule(step), "float32")
+    return ops.cast(optimizer.learning_rate, "float32")

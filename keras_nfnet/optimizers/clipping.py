@@ -5,9 +5,12 @@ Reference: arXiv:2102.06171, section 3, eq. 3.
 
 from keras import ops
 
+# Above this sum of magnitudes the squares of float32 may overflow.
+_LARGE = 1e18
+
 
 def unitwise_norm(x):
-    """Euclidean norm of each unit of a parameter, in float32 at least.
+    """Euclidean norm of each unit of a parameter.
 
     Args:
         x: A tensor. A vector or scalar is one unit; of any other shape,
@@ -21,11 +24,17 @@ def unitwise_norm(x):
     return ops.sqrt(ops.sum(ops.square(x), axis=axes, keepdims=True))
 
 
+def units_of(shape):
+    """Number of units of a parameter of a shape."""
+    return 1 if len(shape) < 2 else int(shape[-1])
+
+
 def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3):
     """Clips a gradient unit by unit, relative to the parameter's norm.
 
     A unit whose gradient norm exceeds `clipping * max(‖w‖, eps)` is scaled
-    down to that bound; others are returned as they came.
+    down to that bound; others are returned as they came. A gradient that is
+    not finite stays so: the optimizers of this package then skip the step.
 
     Args:
         gradient: Gradient of the whole batch, summed over replicas.
@@ -57,14 +66,29 @@ def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3):
             f"gradient of shape {tuple(gradient.shape)}, parameter of shape "
             f"{tuple(parameter.shape)}"
         )
+    return clip_units(gradient, parameter, clipping, eps)[0]
+
+
+def clip_units(gradient, parameter, clipping, eps):
+    """As `adaptive_clip`, unchecked, with the number of units clipped.
+
+    Returns:
+        The clipped gradient, and a float32 scalar.
+    """
     dtype = gradient.dtype
     full = ops.cast(gradient, "float32")
     parameter = ops.cast(parameter, "float32")
-    norm = unitwise_norm(full)
+    # Dividing by 1 changes nothing; by more, it keeps the squares of an
+    # enormous gradient from overflowing.
+    total = ops.sum(ops.abs(full))
+    scale = ops.where(total > _LARGE, total, ops.ones_like(total))
+    norm = unitwise_norm(full / scale) * scale
     bound = clipping * ops.maximum(unitwise_norm(parameter), eps)
     # 1e-6 guards the division, as in the authors' code.
-    clipped = full * (bound / ops.maximum(norm, 1e-6))
-    return ops.cast(ops.where(norm > bound, clipped, full), dtype)
+    factor = bound / ops.maximum(norm, 1e-6)
+    exceeds = norm > bound
+    clipped = ops.where(exceeds, full * factor, full)
+    return ops.cast(clipped, dtype), ops.sum(ops.cast(exceeds, "float32"))
 
 
 def check_clipping(clipping, eps):

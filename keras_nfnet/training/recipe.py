@@ -3,7 +3,12 @@
 import dataclasses
 from dataclasses import dataclass
 
+from keras_nfnet.data.augmentation import Augmentation
+from keras_nfnet.data.augmentation import get as augmentation_of
 from keras_nfnet.variants import VARIANTS, NFNetConfig
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
 
 
 @dataclass(frozen=True)
@@ -13,16 +18,26 @@ class Recipe:
     Args:
         name: Name of the recipe, and of the model.
         model: A variant's name or a `keras_nfnet.NFNetConfig`.
-        data: Name of a TFDS data set with `image` and `label`.
+        data: Name of a TFDS data set with `image` and `label`, or a folder
+            of class folders.
+        classes: Number of classes of the data.
+        size: Side of the training images in pixels.
+        batch_size: Global batch of one optimizer step.
+        epochs: Passes over the training split.
         train_split: Split to train on.
         test_split: Split to evaluate on.
-        classes: Number of classes of the data.
-        size: Side of the images in pixels.
-        evaluation_margin: Pixels to resize beyond `size` before the centre
-            crop of evaluation.
-        augmentation: Name of the training augmentation, or `None`.
-        batch_size: Global batch.
-        epochs: Passes over the training split.
+        test_size: Side of the images of evaluation; `None` for `size`.
+        evaluation_margin: Pixels to resize beyond `test_size` before the
+            centre crop of evaluation.
+        max_corrupt: Share of pictures that may be corrupt before the run
+            fails, in [0, 1].
+        augmentation: A `keras_nfnet.data.Augmentation`, the name of one, or
+            `None`.
+        weights: Weights to start from, as for `keras_nfnet.NFNet`; a
+            classifier of other classes is left out. `None` for random ones.
+        drop_rate: Dropout before the classifier; `None` for the model's.
+        stochastic_depth_rate: Rate of stochastic depth; `None` for the
+            model's.
         learning_rate: Peak rate at batch 256; scaled by batch / 256.
         warmup_epochs: Epochs of linear warm-up from 0.
         momentum: Nesterov momentum.
@@ -30,10 +45,26 @@ class Recipe:
         clipping: AGC's λ, or `None` for no clipping.
         eps: AGC's floor of the parameter norm.
         label_smoothing: In [0, 1).
+        ema_decay: Decay of the moving average of the weights, which is
+            evaluated and saved beside them; `None` for no average.
+        sam_rho: Radius of Sharpness-Aware Minimization, or `None`.
+        gradient_accumulation_steps: Parts that a batch is taken in, one
+            after another, where it does not fit into memory; or `None`.
+        precision: One of `PRECISIONS`.
+        strategy: One of `STRATEGIES`: the devices to train on.
+        deterministic: Whether TensorFlow must use operations that give the
+            same bits at every run; slower. (JAX on CPU always does.)
         seed: Seed of everything random in the run.
 
     Raises:
         ValueError: If a value is out of its range; the message names it.
+
+    Example:
+
+    >>> from keras_nfnet.training.recipes import recipe
+    >>> f1 = recipe("f1").replace(batch_size=1024, strategy="mirrored")
+    >>> f1.peak_learning_rate
+    0.4
 
     Reference: arXiv:2102.06171, section 4.
     """
@@ -47,8 +78,13 @@ class Recipe:
     epochs: int
     train_split: str = "train"
     test_split: str = "test"
+    test_size: int | None = None
     evaluation_margin: int = 32
-    augmentation: str | None = None
+    max_corrupt: float = 0.1
+    augmentation: str | Augmentation | None = None
+    weights: str | None = None
+    drop_rate: float | None = None
+    stochastic_depth_rate: float | None = None
     learning_rate: float = 0.1
     warmup_epochs: float = 5.0
     momentum: float = 0.9
@@ -56,33 +92,67 @@ class Recipe:
     clipping: float | None = 0.01
     eps: float = 1e-3
     label_smoothing: float = 0.1
+    ema_decay: float | None = None
+    sam_rho: float | None = None
+    gradient_accumulation_steps: int | None = None
+    precision: str = "float32"
+    strategy: str = "auto"
+    deterministic: bool = False
     seed: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.model, NFNetConfig) and (
-            self.model not in VARIANTS
+        for field in ("name", "data", "train_split", "test_split"):
+            value = getattr(self, field)
+            if not isinstance(value, str) or not value:
+                self._refuse(field, "a text")
+        if not isinstance(self.model, NFNetConfig) and not (
+            isinstance(self.model, str) and self.model in VARIANTS
         ):
-            raise ValueError(
-                "`model` must be an `NFNetConfig` or one of "
-                f"{', '.join(VARIANTS)}. Received: model={self.model!r}"
+            self._refuse(
+                "model", f"an `NFNetConfig` or one of {', '.join(VARIANTS)}"
             )
         for field in ("classes", "size", "batch_size", "epochs"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{field}` must be a whole number above 0. "
-                    f"Received: {field}={value!r}"
-                )
+            self._whole(field, 1)
+        for field in ("seed", "evaluation_margin"):
+            self._whole(field, 0)
+        for field in ("test_size", "gradient_accumulation_steps"):
+            if getattr(self, field) is not None:
+                self._whole(field, 1)
+        for field in ("learning_rate", "eps"):
+            self._number(field, lambda v: v > 0, "above 0")
+        for field in ("weight_decay", "warmup_epochs"):
+            self._number(field, lambda v: v >= 0, "0 or more")
+        self._number("max_corrupt", lambda v: 0 <= v <= 1, "in [0, 1]")
         for field in ("label_smoothing", "momentum"):
-            value = getattr(self, field)
-            if not 0 <= value < 1:
-                raise ValueError(
-                    f"`{field}` must be in [0, 1). Received: {field}={value!r}"
-                )
-        if not 0 <= self.warmup_epochs < self.epochs:
+            self._number(field, lambda v: 0 <= v < 1, "in [0, 1)")
+        for field in ("drop_rate", "stochastic_depth_rate"):
+            self._number(field, lambda v: 0 <= v < 1, "in [0, 1)", none=True)
+        for field in ("clipping", "sam_rho"):
+            self._number(field, lambda v: v > 0, "above 0", none=True)
+        self._number("ema_decay", lambda v: 0 < v < 1, "in (0, 1)", none=True)
+        for field, values in (
+            ("precision", PRECISIONS),
+            ("strategy", STRATEGIES),
+        ):
+            if getattr(self, field) not in values:
+                self._refuse(field, f"one of {', '.join(values)}")
+        for field in ("deterministic",):
+            if not isinstance(getattr(self, field), bool):
+                self._refuse(field, "true or false")
+        if self.weights is not None and not isinstance(self.weights, str):
+            self._refuse("weights", '`None`, "imagenet" or a path')
+        augmentation_of(self.augmentation)
+        if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 "`warmup_epochs` must be in [0, epochs). Received: "
                 f"warmup_epochs={self.warmup_epochs!r}, epochs={self.epochs!r}"
+            )
+        if self.batch_size % (self.gradient_accumulation_steps or 1):
+            raise ValueError(
+                "`batch_size` must be a multiple of "
+                "`gradient_accumulation_steps`. Received: "
+                f"batch_size={self.batch_size}, gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps}"
             )
 
     @property
@@ -93,3 +163,25 @@ class Recipe:
     def replace(self, **changes):
         """A copy with other values."""
         return dataclasses.replace(self, **changes)
+
+    def _refuse(self, field, expected):
+        raise ValueError(
+            f"`{field}` must be {expected}. "
+            f"Received: {field}={getattr(self, field)!r}"
+        )
+
+    def _whole(self, field, least):
+        value = getattr(self, field)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._refuse(field, "a whole number")
+        if value < least:
+            self._refuse(field, f"a whole number, {least} or more")
+
+    def _number(self, field, accepts, expected, none=False):
+        value = getattr(self, field)
+        if value is None and none:
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._refuse(field, f"a number {expected}")
+        if not accepts(value):
+            self._refuse(field, expected)

@@ -66,6 +66,25 @@ def load_pretrained(model, weights, variant):
     _load(variables, weights, new_head=False)
 
 
+def classes_in(source):
+    """Number of classes of the classifier in a file.
+
+    Args:
+        source: As for `load`.
+
+    Returns:
+        A number, or `None` if there is no classifier in it.
+
+    Raises:
+        As `load`.
+    """
+    if isinstance(source, str) and source == "imagenet":
+        return 1000
+    with open_weights(path_of(source)) as contents:
+        shape = shapes_in(contents).get(f"{HEAD}/bias")
+    return shape[0] if shape else None
+
+
 def _load(variables, source, new_head):
     path = path_of(source)
     if new_head:

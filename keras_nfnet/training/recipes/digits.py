@@ -2,7 +2,10 @@
 
 Data: scikit-learn's 1797 digits as the TFDS data set `nf_digits`, of
 which 1437 are trained on and 360 held out. Expected: at least 99% on the
-held-out digits, on 2 CPU cores. Command: `keras-nfnet demo`.
+held-out digits, on 2 CPU cores.
+
+    keras-nfnet train digits
+    keras-nfnet demo          # with export and prediction
 """
 
 from keras_nfnet.training.recipe import Recipe

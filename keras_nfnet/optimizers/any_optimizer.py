@@ -1,0 +1,127 @@
+"""AGC for any Keras optimizer class."""
+
+import functools
+import inspect
+
+import keras
+from keras import ops
+
+from keras_nfnet.optimizers.clipped import (
+    NOT_CLIPPED,
+    ClippedOptimizer,
+    refuse_keras_clipping,
+)
+
+
+@functools.cache
+def with_agc(optimizer_class):
+    """A Keras optimizer class with adaptive gradient clipping in front.
+
+    The new class takes the arguments of the old one and, as keywords,
+    `clipping=0.01`, `eps=1e-3`, `exclude_from_clipping` and `ema_decay`,
+    which are as for `keras_nfnet.SGDAGC`. It clips the gradient summed over
+    replicas, unscaled and accumulated, and skips a step whose gradient is
+    not finite. The optimizer's own weight decay stays decoupled, and comes
+    after AGC has read the weights.
+
+    Args:
+        optimizer_class: A subclass of `keras.optimizers.Optimizer`, such as
+            `keras.optimizers.AdamW`.
+
+    Returns:
+        A subclass of it, named `AdamWWithAGC` and so on, the same at every
+        call. Those of Keras's own optimizers can be loaded from files
+        wherever `keras_nfnet` is imported; for your own class call
+        `with_agc` before loading.
+
+    Raises:
+        ValueError: If it is no optimizer class, wraps another optimizer, or
+            clips already; on creation, on `clipnorm` and its like.
+
+    Example:
+
+    >>> optimizer = with_agc(keras.optimizers.AdamW)(1e-3, clipping=0.02)
+
+    Reference: arXiv:2102.06171, section 3.
+    """
+    if not (
+        inspect.isclass(optimizer_class)
+        and issubclass(optimizer_class, keras.optimizers.Optimizer)
+    ):
+        raise ValueError(
+            "`optimizer_class` must be a class of Keras optimizers, such as "
+            "`keras.optimizers.AdamW`, not an instance. "
+            f"Received: optimizer_class={optimizer_class!r}"
+        )
+    if issubclass(optimizer_class, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "`optimizer_class` must not wrap another optimizer; wrap the one "
+            "with AGC instead: `LossScaleOptimizer(with_agc(SGD)(0.1))`. "
+            f"Received: optimizer_class={optimizer_class!r}"
+        )
+    if issubclass(optimizer_class, ClippedOptimizer):
+        raise ValueError(
+            "`optimizer_class` has adaptive gradient clipping already. "
+            f"Received: optimizer_class={optimizer_class!r}"
+        )
+
+    class WithAGC(ClippedOptimizer, optimizer_class):
+        def __init__(
+            self,
+            *args,
+            clipping=0.01,
+            eps=1e-3,
+            exclude_from_clipping=NOT_CLIPPED,
+            ema_decay=None,
+            **kwargs,
+        ):
+            refuse_keras_clipping(kwargs)
+            super().__init__(*args, **kwargs)
+            self.setup_agc(clipping, eps, exclude_from_clipping, ema_decay)
+
+        def build(self, variables):
+            if self.built:
+                return
+            super().build(variables)
+            self._decays = [self._decay_of(variable) for variable in variables]
+
+        def _decay_of(self, variable):
+            if not self._use_weight_decay(variable):
+                return None
+            # Muon decays at another rate what Adam updates for it.
+            own = getattr(self, "_should_use_adamw", None)
+            if own is not None and own(variable):
+                return self.adam_weight_decay
+            return self.weight_decay
+
+        def clipped_step(self, gradient, variable, learning_rate, index):
+            if self._decays[index]:
+                factor = ops.cast(learning_rate, variable.dtype) * ops.cast(
+                    self._decays[index], variable.dtype
+                )
+                self.assign_sub(
+                    variable, ops.convert_to_tensor(variable) * factor
+                )
+            optimizer_class.update_step(self, gradient, variable, learning_rate)
+
+    WithAGC.__name__ = f"{optimizer_class.__name__}WithAGC"
+    WithAGC.__qualname__ = WithAGC.__name__
+    WithAGC.__doc__ = (
+        f"`{optimizer_class.__name__}` with adaptive gradient clipping; see "
+        "`keras_nfnet.with_agc`."
+    )
+    return keras.saving.register_keras_serializable(package="keras_nfnet")(
+        WithAGC
+    )
+
+
+def register_all():
+    """Makes Keras's own optimizers with AGC known to its loader."""
+    for value in vars(keras.optimizers).values():
+        if (
+            inspect.isclass(value)
+            and issubclass(value, keras.optimizers.Optimizer)
+            and value is not keras.optimizers.Optimizer
+            and not issubclass(value, keras.optimizers.LossScaleOptimizer)
+        ):
+            with_agc(value)

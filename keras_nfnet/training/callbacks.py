@@ -1,0 +1,166 @@
+"""What happens during `fit`: evaluation, the log, checkpoints."""
+
+import csv
+import math
+
+import keras
+import numpy as np
+
+from keras_nfnet.training.ema import ema_model
+from keras_nfnet.training.state import restore_state, state_of
+from keras_nfnet.training.stop import TrainingDiverged, TrainingStopped
+from keras_nfnet.weights.atomic import replacing
+
+# Steps between two looks at the loss, each of which waits for the device.
+_LOOK_EVERY = 10
+
+
+class EvaluateEachEpoch(keras.callbacks.Callback):
+    """Adds `val_…` to an epoch's logs, and `ema_val_…` for the average.
+
+    Args:
+        evaluation: A function from a model to an `Evaluation` of it.
+        dataset: The batches to evaluate on.
+        with_average: Whether the optimizer keeps an average.
+        progress: A function that wraps batches, or `None`.
+    """
+
+    def __init__(self, evaluation, dataset, with_average, progress=None):
+        super().__init__()
+        self._make = evaluation
+        self._dataset = dataset
+        self._with_average = with_average
+        self._progress = progress
+        self._evaluations = {}
+        self.average = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs.update(self.evaluate())
+
+    def evaluate(self):
+        """`{"val_loss": …, "ema_val_loss": …}` of the model as it is."""
+        logs = self._evaluate(self.model, "val")
+        if self._with_average:
+            self.average = ema_model(self.model, into=self.average)
+            logs.update(self._evaluate(self.average, "ema_val"))
+        return logs
+
+    def _evaluate(self, model, prefix):
+        if prefix not in self._evaluations:
+            self._evaluations[prefix] = self._make(model)
+        logs = self._evaluations[prefix](self._dataset, self._progress)
+        return {f"{prefix}_{name}": value for name, value in logs.items()}
+
+
+class KeepTrack(keras.callbacks.Callback):
+    """Counts steps, and saves checkpoints so that a run can be resumed.
+
+    A checkpoint is saved every `save_every` steps, at the end of each epoch,
+    and where a signal came. Before each, loss and weights are checked: what
+    is not finite ends the run, and the last good checkpoint stays.
+
+    Args:
+        steps_per_epoch: Steps of one epoch.
+        checkpoints: A `Checkpoints` to save to, or `None`.
+        metadata: What is saved with each checkpoint.
+        save_every: Steps between checkpoints.
+        flag: A `SignalFlag`.
+        checkpoint: The `Checkpoint` to go on from, or `None`.
+        log: Path of the CSV to write, or `None`.
+
+    Attributes:
+        step: Steps made since the run began, in whichever process.
+        history: One `{name: value}` for each whole epoch.
+    """
+
+    def __init__(
+        self,
+        steps_per_epoch,
+        checkpoints,
+        metadata,
+        save_every,
+        flag,
+        checkpoint=None,
+        log=None,
+    ):
+        super().__init__()
+        self._steps_per_epoch = steps_per_epoch
+        self._checkpoints = checkpoints
+        self._metadata = metadata
+        self._save_every = save_every
+        self._flag = flag
+        self._log = log
+        self._begun = checkpoint
+        self.step = checkpoint.step if checkpoint else 0
+        self.history = checkpoint.metadata["history"] if checkpoint else []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Keras has just reset the metrics: put back those of the steps that
+        # this epoch has behind it.
+        if self._begun is not None and self.step % self._steps_per_epoch:
+            restore_state(self.model, self._begun.arrays)
+        self._begun = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        stopped = self._flag.number is not None
+        due = self._checkpoints and self.step % self._save_every == 0
+        if stopped or due or self.step % _LOOK_EVERY == 0:
+            self._refuse_not_finite(logs)
+        # The end of an epoch saves after its evaluation.
+        if stopped or (due and self.step % self._steps_per_epoch):
+            self._save()
+        if stopped:
+            raise TrainingStopped(self.step, self._flag.number)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._refuse_not_finite(logs)
+        self.history.append(
+            {name: _finite_or_none(value) for name, value in logs.items()}
+        )
+        self._save()
+        if self._log:
+            write_log(self._log, self.history)
+
+    def _save(self):
+        if self._checkpoints is None:
+            return
+        arrays = state_of(self.model)
+        for name, array in arrays.items():
+            # Others, such as `clipped_units`, say NaN for a skipped step.
+            if name.startswith("model/") and not np.isfinite(array).all():
+                raise self._diverged(f"the weights {name!r} are not finite")
+        self._checkpoints.save(
+            self.step, arrays, {**self._metadata, "history": self.history}
+        )
+
+    def _refuse_not_finite(self, logs):
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
+
+    def _diverged(self, what):
+        kept = ""
+        if self._checkpoints is not None:
+            kept = ". The last good checkpoint is kept"
+        return TrainingDiverged(
+            f"Training has diverged: at step {self.step:,} {what}{kept}. Try "
+            "a lower `learning_rate`, a smaller `clipping`, or another "
+            "`precision`"
+        )
+
+
+def write_log(path, history):
+    """Writes one row per epoch to a CSV, whole or not at all."""
+    names = ["epoch", *dict.fromkeys(name for row in history for name in row)]
+    with replacing(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            for epoch, row in enumerate(history, 1):
+                writer.writerow({"epoch": epoch, **row})
+
+
+def _finite_or_none(value):
+    value = float(value)
+    return value if math.isfinite(value) else None

@@ -1,0 +1,131 @@
+"""The directory of one run, and whether a recipe may go on in it."""
+
+import dataclasses
+import os
+
+import keras
+
+from keras_nfnet.training.checkpoint import Checkpoints
+from keras_nfnet.training.recipe_file import read_recipe, write_recipe
+from keras_nfnet.training.results import write_results
+
+_RECIPE = "recipe.toml"
+# A run may go on with other values of these. Where the devices differ, sums
+# are taken in another order, and the last bits with them.
+_FREE = {"strategy"}
+
+
+class RunDirectory:
+    """`recipe.toml`, checkpoints, log and results of one run.
+
+    Args:
+        path: The directory, or `None` to keep nothing.
+        recipe: The run's `Recipe`.
+        chief: Whether this process writes; the others only read.
+
+    Raises:
+        ValueError: If another recipe runs there, or another process.
+    """
+
+    def __init__(self, path, recipe, chief=True):
+        self.path = None if path is None else os.path.abspath(path)
+        self.metadata = {"backend": keras.backend.backend()}
+        self._recipe = recipe
+        self._chief = chief
+        self._checkpoints = None
+        if self.path is None:
+            return
+        if os.path.exists(self.path) and not os.path.isdir(self.path):
+            raise ValueError(
+                "`directory` must be a folder, or a place for a new one. "
+                f"Received: directory={str(path)!r}, which is a file"
+            )
+        self._refuse_another_recipe()
+        self._checkpoints = Checkpoints(os.path.join(self.path, "checkpoints"))
+
+    def __enter__(self):
+        if self._checkpoints is not None and self._chief:
+            self._checkpoints.acquire()
+            write_recipe(self._recipe, os.path.join(self.path, _RECIPE))
+        return self
+
+    def __exit__(self, *_):
+        if self._checkpoints is not None:
+            self._checkpoints.release()
+
+    @property
+    def checkpoints(self):
+        """Where to save, or `None` if this process does not."""
+        return self._checkpoints if self._chief else None
+
+    @property
+    def log(self):
+        """Path of the CSV, or `None` if this process writes none."""
+        if self.path is None or not self._chief:
+            return None
+        return os.path.join(self.path, "log.csv")
+
+    def restore(self):
+        """The checkpoint to go on from, or `None`."""
+        if self._checkpoints is None:
+            return None
+        checkpoint = self._checkpoints.restore()
+        backend = keras.backend.backend()
+        if checkpoint and checkpoint.metadata["backend"] != backend:
+            raise ValueError(
+                f"The run in {self.path!r} is on the "
+                f"{checkpoint.metadata['backend']} backend; go on with that, "
+                f"or use another directory. Received: the {backend} backend"
+            )
+        return checkpoint
+
+    def callbacks(self):
+        """TensorBoard's, where it is installed."""
+        if self.path is None or not self._chief:
+            return []
+        try:
+            import tensorboard  # noqa: F401
+        except ModuleNotFoundError:
+            return []
+        return [
+            keras.callbacks.TensorBoard(
+                os.path.join(self.path, "tensorboard"), write_graph=False
+            )
+        ]
+
+    def finish(self, result):
+        """Writes what the run leaves."""
+        if self.path is None or not self._chief:
+            return
+        summary = {
+            "recipe": self._recipe.name,
+            "backend": keras.backend.backend(),
+            "parameters": result.model.count_params(),
+            "steps": result.steps,
+            "examples": result.examples,
+            "corrupt": result.corrupt,
+            **{name: values[-1] for name, values in result.history.items()},
+        }
+        write_results(self.path, result, summary)
+
+    def _refuse_another_recipe(self):
+        path = os.path.join(self.path, _RECIPE)
+        if not os.path.exists(path):
+            return
+        there = read_recipe(path)
+        different = [
+            field.name
+            for field in dataclasses.fields(there)
+            if field.name not in _FREE
+            and getattr(there, field.name) != getattr(self._recipe, field.name)
+        ]
+        if different:
+            values = ", ".join(
+                f"{name}={getattr(self._recipe, name)!r} in place of "
+                f"{getattr(there, name)!r}"
+                for name in different
+            )
+            raise ValueError(
+                f"Another recipe runs in {self.path!r}; use another "
+                f"directory. Received: {values}"
+            )

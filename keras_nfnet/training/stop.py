@@ -1,0 +1,60 @@
+"""Ways in which a run ends before its last step."""
+
+import contextlib
+import signal
+import threading
+
+
+class TrainingStopped(Exception):
+    """A signal ended the run, after a checkpoint was saved.
+
+    Attributes:
+        step: Steps made, all of them in the checkpoint.
+        signal: Number of the signal, or `None`.
+    """
+
+    def __init__(self, step, number):
+        self.step = step
+        self.signal = number
+        super().__init__(
+            f"Stopped at step {step:,}, which is saved; the same command goes "
+            "on from there"
+        )
+
+
+class TrainingDiverged(ValueError):
+    """The loss or a weight is not finite any more."""
+
+
+class SignalFlag:
+    """Remembers SIGTERM and SIGINT until a step has ended.
+
+    Attributes:
+        number: The signal that came, or `None`.
+    """
+
+    def __init__(self):
+        self.number = None
+
+    @contextlib.contextmanager
+    def watching(self):
+        """Catches the signals; a second one of them acts as usual."""
+        # Python lets only the main thread handle signals.
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {}
+
+        def remember(number, _frame):
+            self.number = number
+            for caught, handler in before.items():
+                signal.signal(caught, handler)
+
+        for caught in (signal.SIGTERM, signal.SIGINT):
+            before[caught] = signal.signal(caught, remember)
+        try:
+            yield self
+        finally:
+            for caught, handler in before.items():
+                # None: a handler that was not set by Python.
+                signal.signal(caught, handler or signal.SIG_DFL)

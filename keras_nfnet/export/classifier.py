@@ -22,6 +22,23 @@ def check_classifier(model):
     Raises:
         ValueError: If it is another model.
     """
+    check_takes_images(model)
+    shape = model.outputs[0].shape
+    if len(shape) != 2 or shape[-1] is None:
+        raise ValueError(
+            "`model` must return one batch of classes (batch, classes), such "
+            "as a model with `include_top=True`. Received: a model of output "
+            f"{tuple(shape)}"
+        )
+    return shape[-1]
+
+
+def check_takes_images(model):
+    """Refuses what does not map one batch of images to one output.
+
+    Raises:
+        ValueError: If it is another model.
+    """
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"`model` must be a Keras model. Received: model={model!r}"
@@ -33,17 +50,13 @@ def check_classifier(model):
         or len(outputs) != 1
         or len(inputs[0].shape) != 4
         or inputs[0].shape[-1] != 3
-        or len(outputs[0].shape) != 2
-        or outputs[0].shape[-1] is None
     ):
         raise ValueError(
             "`model` must take one batch of images (batch, height, width, 3) "
-            "and return one batch of classes (batch, classes), such as a "
-            "model with `include_top=True`. Received: a model of inputs "
+            "and return one output. Received: a model of inputs "
             f"{[tuple(x.shape) for x in inputs]} and outputs "
             f"{[tuple(x.shape) for x in outputs]}"
         )
-    return outputs[0].shape[-1]
 
 
 def ends_in_logits(model):

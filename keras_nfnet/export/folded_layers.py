@@ -5,6 +5,7 @@ a constant of the graph, so that each runtime can run them at full speed.
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_nfnet.layers.activation import (
@@ -12,6 +13,16 @@ from keras_nfnet.layers.activation import (
     serialize_activation,
 )
 from keras_nfnet.layers.residual import global_average
+
+
+def numpy_value(variable):
+    """The values of a variable, also while TensorFlow traces a function."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.convert_to_numpy(variable)
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return ops.convert_to_numpy(variable)
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -102,10 +113,9 @@ class PlainConvolution(keras.layers.Layer):
     def values(self):
         """The kernel and the bias of all groups, as NumPy arrays."""
         return tuple(
-            ops.convert_to_numpy(
-                ops.concatenate(
-                    [getattr(part, name).value for part in self.parts], -1
-                )
+            np.concatenate(
+                [numpy_value(getattr(part, name)) for part in self.parts],
+                axis=-1,
             )
             for name in ("kernel", "bias")
         )

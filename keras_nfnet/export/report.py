@@ -17,6 +17,9 @@ class ExportReport:
             machine.
         input_size: `(height, width)` in pixels of the comparison, and of
             what encoded pictures are brought to.
+        precision: Of the weights: `"float32"`, `"float16"`,
+            `"dynamic_int8"` or `"int8"`.
+        cosine: Cosine of the outputs and the model's, all pictures together.
     """
 
     path: str
@@ -26,12 +29,15 @@ class ExportReport:
     pictures: int
     seconds_per_picture: float
     input_size: tuple
+    precision: str = "float32"
+    cosine: float = 1.0
 
     def __str__(self):
         return (
-            f"{self.path}: {self.size / 1e6:.1f} MB; {self.pictures} pictures "
-            f"of {self.input_size[0]}x{self.input_size[1]} px: largest "
-            f"difference {self.largest_difference:.1e}, top-1 agreement "
-            f"{self.top1_agreement:.0%}, {self.seconds_per_picture:.4f} s per "
-            "picture"
+            f"{self.path}: {self.precision}, {self.size / 1e6:.1f} MB; "
+            f"{self.pictures} pictures of {self.input_size[0]}x"
+            f"{self.input_size[1]} px: largest difference "
+            f"{self.largest_difference:.1e}, cosine {self.cosine:.6f}, top-1 "
+            f"agreement {self.top1_agreement:.0%}, "
+            f"{self.seconds_per_picture:.4f} s per picture"
         )

@@ -26,6 +26,16 @@ def staged(target, argument="path"):
             be written.
     """
     target = os.path.abspath(target)
+    folder = _scratch_folder(target, argument)
+    try:
+        new = os.path.join(folder, os.path.basename(target))
+        yield new
+        _move(new, target, os.path.join(folder, "replaced"))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch_folder(target, argument):
     parent, name = os.path.split(target)
     if not os.path.isdir(parent):
         raise ValueError(
@@ -33,18 +43,76 @@ def staged(target, argument="path"):
             f"Received: {argument}={target!r}"
         )
     try:
-        folder = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
+        return tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
     except OSError as error:
         raise ValueError(
             f"`{argument}` must be in a folder that can be written. "
             f"Received: {argument}={target!r} ({error.strerror})"
         ) from error
+
+
+def check_file(path, overwrite, ending):
+    """Refuses a place that a file cannot be written to, before any work.
+
+    Args:
+        path: The caller's argument `path`.
+        overwrite: Whether a file that is there may be replaced.
+        ending: Such as `".onnx"`, for the error's advice.
+
+    Raises:
+        ValueError: Saying what is wrong with the place.
+    """
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise ValueError(
+            f"`path` must be the path of a file, such as 'nfnet{ending}'. "
+            f"Received: path={path!r}"
+        )
+    if os.path.isdir(path):
+        raise ValueError(
+            f"`path` must be a file, such as 'nfnet{ending}', not a folder. "
+            f"Received: path={str(path)!r}"
+        )
+    refuse_existing(path, overwrite, "path")
+    check_folder(path, "path")
+
+
+def check_folder(path, argument):
+    """Refuses a place whose folder is missing or cannot be written.
+
+    Raises:
+        ValueError: Saying which.
+    """
+    path = os.path.abspath(path)
+    os.rmdir(_scratch_folder(path, argument))
+
+
+def refuse_existing(path, overwrite, argument):
+    """Refuses a place where something is already, unless told to replace.
+
+    Raises:
+        ValueError: If something is there and `overwrite` is false.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise ValueError(
+            f"`{argument}` must be new; give another, or `overwrite=True`. "
+            f"Received: {argument}={str(path)!r}, which exists"
+        )
+
+
+@contextlib.contextmanager
+def writing(argument, path):
+    """Turns the disk's errors into one that names the caller's argument.
+
+    Raises:
+        ValueError: In place of an `OSError`, such as of a full disk.
+    """
     try:
-        new = os.path.join(folder, name)
-        yield new
-        _move(new, target, os.path.join(folder, "replaced"))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"`{argument}` must be where the export can be written; what was "
+            f"there is unchanged. Received: {argument}={str(path)!r} ({error})"
+        ) from error
 
 
 def size_of(path):

@@ -1,0 +1,179 @@
+"""ONNX files for ONNX Runtime and others. Any Keras backend."""
+
+import keras
+import numpy as np
+
+from keras_nfnet.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_nfnet.export.calibration import calibration_pixels
+from keras_nfnet.export.comparison import compare, pictures, report
+from keras_nfnet.export.description import description
+from keras_nfnet.export.folding import fold
+from keras_nfnet.export.request import checked_request
+from keras_nfnet.export.staging import staged, writing
+
+PRECISIONS = ("float32", "float16", "int8")
+# What a protobuf file can hold.
+_LARGEST_FILE = 2**31 - 2**20
+
+
+def to_onnx(
+    model,
+    path,
+    precision="float32",
+    calibration=None,
+    *,
+    labels=None,
+    size=None,
+    overwrite=False,
+):
+    """Writes a model as one ONNX file.
+
+    Its input is `images`, float32 RGB 0–255 `(batch, height, width, 3)`; it
+    normalizes inside and returns what the model returns as `output`. The
+    batch is free, and height and width where the model leaves them open. The
+    model's metadata have `labels.txt` and `preprocessing.json`.
+
+    The model is folded, written beside `path`, run by ONNX Runtime on real
+    and random pictures, compared, and only then moved to `path`. An NFNet
+    is written operator by operator; a network with other layers around it
+    is converted by tf2onnx, which needs the TensorFlow backend.
+
+    Args:
+        model: A Keras model on images normalized by `preprocess_input`.
+        path: The file to write, such as `"nfnet.onnx"`.
+        precision: `"float32"`; `"float16"` (weights of half the size,
+            widened when the file is loaded: the speed and memory of
+            float32); `"int8"` (weights and activations of 8 bits).
+        calibration: As for `to_tflite`.
+        labels: As for `to_saved_model`.
+        size: As for `to_tflite`.
+        overwrite: Whether a file that is there is replaced.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ValueError: If the model has NaN weights, is too large for one file
+            (2 GB), an argument does not fit, the place cannot be written,
+            or the file does not give the model's outputs. Then what was
+            there is unchanged.
+
+    Example:
+
+    >>> report = to_onnx(model, "nfnet_f0.onnx")
+    >>> print(report)
+
+    Reference: arXiv:2102.06171 for the model.
+    """
+    request = checked_request(
+        model, path, precision, PRECISIONS, labels, size, overwrite, ".onnx"
+    )
+    if precision == "int8":
+        calibration = calibration_pixels(calibration, request.size)
+    texts = description(model, request.labels, request.size, precision)
+    content = _onnx_model(model, texts)
+    if precision == "float16":
+        from keras_nfnet.export.onnx_precision import half_weights
+
+        half_weights(content)
+    if content.ByteSize() > _LARGEST_FILE:
+        raise ValueError(
+            "`model` must fit one ONNX file of 2 GB; "
+            '`precision="float16"` halves it. Received: '
+            f"{content.ByteSize() / 1e9:.2f} GB"
+        )
+    with staged(path) as new:
+        with writing("path", path):
+            if precision == "int8":
+                from keras_nfnet.export.onnx_precision import write_int8
+
+                write_int8(content, new, calibration)
+            else:
+                with open(new, "wb") as file:
+                    file.write(content.SerializeToString())
+        del content
+        got, wanted, seconds = compare(
+            runner(new), model, pictures(request.size)
+        )
+        return report(
+            got,
+            wanted,
+            model=model,
+            path=new,
+            target=path,
+            precision=precision,
+            seconds=seconds,
+            size=request.size,
+        )
+
+
+def runner(path, threads=0):
+    """A function from float32 pixels to the outputs of an ONNX file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Errors alone: warnings are of the optimizer, not for users.
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
+
+    def run(pixels):
+        return session.run(["output"], {"images": np.float32(pixels)})[0]
+
+    return run
+
+
+def _onnx_model(model, texts):
+    from keras_nfnet.export.lowering import lower
+    from keras_nfnet.export.onnx_target import OnnxTarget, UnknownOperation
+
+    folded = fold(model, "float32")
+    target = OnnxTarget()
+    try:
+        output = lower(
+            folded, target, target.images(IMAGENET_MEAN, IMAGENET_STD)
+        )
+    except UnknownOperation as error:
+        content = _by_tf2onnx(folded, error)
+    else:
+        content = target.model(
+            output, model.inputs[0].shape[1:], model.outputs[0].shape[1:]
+        )
+    for name, text in texts.items():
+        entry = content.metadata_props.add()
+        entry.key, entry.value = name, text
+    return content
+
+
+def _by_tf2onnx(folded, reason):
+    """Converts a network with layers that the package does not know."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`model` must be an NFNet with a head of known layers, or the "
+            "backend TensorFlow (KERAS_BACKEND=tensorflow), from which "
+            f"tf2onnx converts others. Received: {reason}, on the backend "
+            f"{keras.backend.backend()!r}"
+        ) from reason
+    import tensorflow as tf
+    import tf2onnx
+
+    from keras_nfnet.data import graph_preprocessing as graph
+    from keras_nfnet.export.onnx_target import OPSET
+
+    images = tf.TensorSpec(
+        (None, *folded.inputs[0].shape[1:]), tf.float32, name="images"
+    )
+
+    @tf.function(autograph=False, input_signature=[images])
+    def outputs(images):
+        return {"output": folded(graph.normalize(images), training=False)}
+
+    # The newest opset that tf2onnx writes may be older than ours.
+    content, _ = tf2onnx.convert.from_function(
+        outputs,
+        [images],
+        opset=min(OPSET, tf2onnx.constants.PREFERRED_OPSET + 3),
+    )
+    return content

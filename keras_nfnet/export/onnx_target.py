@@ -1,0 +1,178 @@
+"""A folded network in ONNX operators, channels first as ONNX has them."""
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from keras_nfnet.export.lowering import activation_name
+
+# Gelu came with opset 20.
+OPSET = 20
+# Keras's or the table's name → operator and its attributes.
+_ACTIVATIONS = {
+    "gelu": ("Gelu", {"approximate": "tanh"}),
+    "relu": ("Relu", {}),
+    "elu": ("Elu", {}),
+    "celu": ("Celu", {}),
+    "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
+    "selu": ("Selu", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "softplus": ("Softplus", {}),
+    "soft_sign": ("Softsign", {}),
+    "tanh": ("Tanh", {}),
+    "softmax": ("Softmax", {"axis": -1}),
+}
+
+
+class UnknownOperation(Exception):
+    """The network has a layer or activation that is none of an NFNet's."""
+
+
+class OnnxTarget:
+    """Values are names of an ONNX graph that grows with every call."""
+
+    def __init__(self):
+        self.nodes = []
+        self.initializers = []
+
+    def node(self, kind, inputs, **attributes):
+        """Adds a node; returns the name of its output."""
+        name = f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(
+            helper.make_node(kind, inputs, [name], name=name, **attributes)
+        )
+        return name
+
+    def constant(self, value, dtype="float32"):
+        """Adds an initializer; returns its name."""
+        name = f"value_{len(self.initializers)}"
+        self.initializers.append(
+            numpy_helper.from_array(
+                np.ascontiguousarray(value, dtype=dtype), name
+            )
+        )
+        return name
+
+    def images(self, mean, deviation):
+        """The input: pixels, batch and sides first, normalized inside."""
+        centred = self.node("Sub", ["images", self.constant(mean)])
+        normal = self.node("Div", [centred, self.constant(deviation)])
+        return self.node("Transpose", [normal], perm=(0, 3, 1, 2))
+
+    def convolution(self, x, kernel, bias, strides, padding, groups):
+        inputs = [
+            x,
+            self.constant(kernel.transpose(3, 2, 0, 1)),
+            self.constant(bias),
+        ]
+        # SAME of any resolution; ONNX pads the end first, as TensorFlow.
+        pads = {"auto_pad": "VALID"}
+        if padding == "same":
+            pads = {"auto_pad": "SAME_UPPER"}
+            if (
+                kernel.shape[0] % 2
+                and kernel.shape[1] % 2
+                and strides == (1, 1)
+            ):
+                # The same, and known to every runtime.
+                high, wide = kernel.shape[0] // 2, kernel.shape[1] // 2
+                pads = {"pads": (high, wide, high, wide)}
+        return self.node(
+            "Conv",
+            inputs,
+            kernel_shape=kernel.shape[:2],
+            strides=strides,
+            group=groups,
+            **pads,
+        )
+
+    def activation(self, x, function):
+        name = activation_name(function)
+        if name in ("linear", "identity"):
+            return x
+        if name == "silu":
+            return self.node("Mul", [x, self.node("Sigmoid", [x])])
+        if name == "relu6":
+            bounds = [self.constant(0), self.constant(6)]
+            return self.node("Clip", [x, *bounds])
+        if name == "log_sigmoid":
+            negative = self.node("Neg", [x])
+            return self.node("Neg", [self.node("Softplus", [negative])])
+        if name not in _ACTIVATIONS:
+            raise UnknownOperation(f"the activation {name!r}")
+        kind, attributes = _ACTIVATIONS[name]
+        return self.node(kind, [x], **attributes)
+
+    def dense(self, x, kernel, bias):
+        inputs = [x, self.constant(kernel)]
+        if bias is not None:
+            inputs.append(self.constant(bias))
+        return self.node("Gemm", inputs)
+
+    def mean(self, x, keepdims):
+        if keepdims:
+            return self.node("GlobalAveragePool", [x])
+        return self.node(
+            "ReduceMean", [x, self.constant((2, 3), "int64")], keepdims=0
+        )
+
+    def average_pool(self, x, side):
+        return self.node(
+            "AveragePool",
+            [x],
+            kernel_shape=(side, side),
+            strides=(side, side),
+            auto_pad="SAME_UPPER",
+            count_include_pad=0,
+        )
+
+    def add(self, x, y):
+        return self.node("Add", [x, y])
+
+    def multiply(self, x, y):
+        return self.node("Mul", [x, y])
+
+    def scale(self, x, factor):
+        return self.node("Mul", [x, self.constant(factor)])
+
+    def other(self, layer, *args, **kwargs):
+        raise UnknownOperation(f"the layer {layer.name!r}")
+
+    def model(self, output, input_shape, output_shape):
+        """The ONNX model whose output is the value `output`.
+
+        Args:
+            output: A value's name.
+            input_shape: `(height, width, 3)`, `None` for any side.
+            output_shape: The output's without the batch.
+        """
+        if len(output_shape) == 3:
+            output = self.node("Transpose", [output], perm=(0, 2, 3, 1))
+        self.node("Identity", [output])
+        self.nodes[-1].output[0] = "output"
+        sides = [
+            side or name
+            for side, name in zip(
+                input_shape, ("height", "width", 3), strict=True
+            )
+        ]
+        result = [side or f"out_{i}" for i, side in enumerate(output_shape)]
+        graph = helper.make_graph(
+            self.nodes,
+            "nfnet",
+            [_float_value("images", sides)],
+            [_float_value("output", result)],
+            self.initializers,
+        )
+        return helper.make_model(
+            graph,
+            producer_name="keras_nfnet",
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            # The oldest version with this opset, for old runtimes.
+            ir_version=9,
+        )
+
+
+def _float_value(name, shape):
+    return helper.make_tensor_value_info(
+        name, TensorProto.FLOAT, ["batch", *shape]
+    )

@@ -1,0 +1,166 @@
+"""TFLite files for LiteRT, on phones and small machines."""
+
+import warnings
+import zipfile
+
+import keras
+import numpy as np
+
+from keras_nfnet.export.calibration import calibration_pixels
+from keras_nfnet.export.comparison import compare, pictures, report
+from keras_nfnet.export.description import description
+from keras_nfnet.export.folding import fold
+from keras_nfnet.export.request import checked_request
+from keras_nfnet.export.staging import staged, writing
+
+PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
+
+
+def to_tflite(
+    model,
+    path,
+    precision="float32",
+    calibration=None,
+    *,
+    labels=None,
+    size=None,
+    overwrite=False,
+):
+    """Writes a model as a TFLite file.
+
+    Its input is `images`, float32 RGB 0–255 `(batch, height, width, 3)`; it
+    normalizes inside and returns what the model returns as `output`. Batch,
+    and height and width where the model leaves them open, are set with
+    `resize_tensor_input`. Behind the model lies a zip archive, as TFLite
+    metadata has it, of `labels.txt` and `preprocessing.json`
+    (`zipfile.ZipFile(path)` reads it).
+
+    The model is folded, written beside `path`, run by LiteRT on real and
+    random pictures, compared, and only then moved to `path`.
+
+    Args:
+        model: A Keras model on images normalized by `preprocess_input`.
+        path: The file to write, such as `"nfnet.tflite"`.
+        precision: `"float32"`; `"float16"` (half the size, the same speed
+            on most CPUs); `"dynamic_int8"` (weights of 8 bits, activations
+            quantized as they come: a quarter of size and time, no
+            calibration); `"int8"` (activations of 8 bits too, for
+            accelerators of integers).
+        calibration: For `"int8"`: pixels `(pictures, height, width, 3)`, RGB
+            0–255, or a folder of pictures like those to be classified.
+            Default: 24 views of two photographs, with a warning.
+        labels: As for `to_saved_model`.
+        size: Side in pixels that is described, calibrated and compared at,
+            or `(height, width)`. Default: the model's or its variant's.
+        overwrite: Whether a file that is there is replaced.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ValueError: If the model has NaN weights, an argument does not fit,
+            the place cannot be written, or the file does not give the
+            model's outputs. Then what was there is unchanged.
+        RuntimeError: On another Keras backend than TensorFlow.
+
+    Example:
+
+    >>> report = to_tflite(model, "nfnet_f0.tflite", "dynamic_int8")
+    >>> print(report)
+
+    Reference: arXiv:2102.06171 for the model.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "`to_tflite` needs the TensorFlow backend of Keras: set "
+            "KERAS_BACKEND=tensorflow and load the weights there. Received: "
+            f"the backend {keras.backend.backend()!r}"
+        )
+    request = checked_request(
+        model, path, precision, PRECISIONS, labels, size, overwrite, ".tflite"
+    )
+    if precision == "int8":
+        calibration = calibration_pixels(calibration, request.size)
+    content = _converted(model, precision, calibration)
+    texts = description(model, request.labels, request.size, precision)
+    with staged(path) as new:
+        with writing("path", path):
+            with open(new, "wb") as file:
+                file.write(content)
+            # Appended: the readers of both formats find theirs.
+            with zipfile.ZipFile(new, "a") as archive:
+                for name, text in texts.items():
+                    archive.writestr(name, text)
+        del content
+        got, wanted, seconds = compare(
+            runner(new), model, pictures(request.size)
+        )
+        return report(
+            got,
+            wanted,
+            model=model,
+            path=new,
+            target=path,
+            precision=precision,
+            seconds=seconds,
+            size=request.size,
+        )
+
+
+def runner(path, threads=None):
+    """A function from float32 pixels to the outputs of a TFLite file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=threads)
+    (images,) = interpreter.get_input_details()
+    (output,) = interpreter.get_output_details()
+
+    def run(pixels):
+        shape = interpreter.get_input_details()[0]["shape"]
+        if tuple(shape) != tuple(pixels.shape):
+            interpreter.resize_tensor_input(images["index"], pixels.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(images["index"], np.float32(pixels))
+        interpreter.invoke()
+        return interpreter.get_tensor(output["index"])
+
+    return run
+
+
+def _converted(model, precision, calibration):
+    """The flatbuffer's bytes."""
+    import tensorflow as tf
+
+    from keras_nfnet.data import graph_preprocessing as graph
+    from keras_nfnet.export.lowering import lower
+    from keras_nfnet.export.tflite_target import TFLiteTarget
+
+    folded = fold(model, "float32")
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec(
+                (None, *model.inputs[0].shape[1:]), tf.float32, name="images"
+            )
+        ],
+    )
+    def outputs(images):
+        return {
+            "output": lower(folded, TFLiteTarget(), graph.normalize(images))
+        }
+
+    function = outputs.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        converter.representative_dataset = lambda: (
+            [picture[None]] for picture in calibration
+        )
+    with warnings.catch_warnings():
+        # TensorFlow's note that LiteRT is the runtime's new name.
+        warnings.simplefilter("ignore")
+        return converter.convert()

@@ -19,6 +19,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_nfnet.data import pipeline
+from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.preprocessing import evaluation_picture, preprocess_input
 from keras_nfnet.data.written_characters import shift_zoom_rotate
 
@@ -143,9 +144,7 @@ def test_an_epoch_sees_every_example_once_in_another_order(data_dir):
     dataset, info = pipeline.training_dataset(
         "nf_digits", size=8, batch_size=479, data_dir=data_dir
     )
-    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY or (
-        dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
-    )
+    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
     images = np.stack([x.numpy() for x, _ in dataset.take(6)])
     epochs = images.reshape(2, info.examples, -1)
     one, two = (sorted(image.tobytes() for image in x) for x in epochs)
@@ -153,11 +152,76 @@ def test_an_epoch_sees_every_example_once_in_another_order(data_dir):
     assert np.abs(epochs[0] - epochs[1]).max() > 1
 
 
+WHOLE = Augmentation(
+    randaugment_layers=0, mixup=0, cutmix=0, flip=False, crop_area=(1, 1)
+)
+
+
+def steps(data_dir, augment, count=2, batch_size=16, size=8, **options):
+    dataset, _ = pipeline.training_dataset(
+        "nf_digits",
+        size=size,
+        batch_size=batch_size,
+        augment=augment,
+        data_dir=data_dir,
+        **options,
+    )
+    return [(x.numpy(), y.numpy()) for x, y in dataset.take(count)]
+
+
+def test_the_whole_recipe_is_a_function_of_seed_and_step(data_dir):
+    """Also in parts, at a later step, and where a window is left midway."""
+    recipe = Augmentation(randaugment_magnitude=15, randaugment_layers=2)
+    whole = steps(data_dir, recipe, count=3, batch_size=12)
+    assert np.isfinite([x for x, _ in whole]).all()
+    later = steps(data_dir, recipe, count=1, batch_size=12, first_step=2)
+    parts = [
+        steps(data_dir, recipe, count=3, batch_size=12, shard=(index, 3))
+        for index in range(3)
+    ]
+    for part in (0, 1):
+        np.testing.assert_array_equal(later[0][part], whole[2][part])
+        for step in range(3):
+            joined = np.concatenate([each[step][part] for each in parts])
+            np.testing.assert_array_equal(joined, whole[step][part])
+
+
+def test_one_half_of_the_batch_is_mixup_and_the_other_cutmix(data_dir):
+    (plain, _), *_ = steps(data_dir, WHOLE)
+    (mixed, labels), *_ = steps(data_dir, WHOLE.replace(mixup=1.0, cutmix=1.0))
+    np.testing.assert_allclose(labels.sum(axis=-1), 1, atol=1e-6)
+    partner = plain.reshape(8, 2, 8, 8, 3)[:, ::-1].reshape(plain.shape)
+    # Of CutMix every pixel is one of the two, of MixUp none but the equal.
+    is_own = np.isclose(mixed, plain, atol=1e-5).all(axis=-1)
+    is_other = np.isclose(mixed, partner, atol=1e-5).all(axis=-1)
+    one_of_two = (is_own | is_other).reshape(16, -1).mean(axis=1)
+    assert (one_of_two[:8] < 0.9).all() and (one_of_two[8:] == 1).all()
+
+
+@pytest.mark.parametrize("only", ["mixup", "cutmix"])
+def test_one_kind_of_mixing_alone_takes_the_whole_batch(data_dir, only):
+    (plain, _), *_ = steps(data_dir, WHOLE, size=16)
+    mixing = WHOLE.replace(**{only: 1.0})
+    (mixed, labels), *_ = steps(data_dir, mixing, size=16)
+    differs = np.abs(mixed - plain).max(axis=(1, 2, 3)) > 1e-3
+    # A box of CutMix can lie outside or where both are black.
+    assert differs[:8].sum() > 4 and differs[8:].sum() > 4
+    np.testing.assert_allclose(labels.sum(axis=-1), 1, atol=1e-6)
+
+
+def test_parts_off_leave_the_picture_as_it_is(data_dir):
+    (off, off_labels), *_ = steps(data_dir, WHOLE, size=16)
+    (none, labels), *_ = steps(data_dir, None, size=16)
+    np.testing.assert_array_equal(off, none)
+    np.testing.assert_array_equal(off_labels, labels)
+
+
 def test_evaluation_is_one_pass_with_the_papers_view(data_dir):
     dataset, _info = pipeline.evaluation_dataset(
         "nf_digits", size=32, batch_size=100, data_dir=data_dir
     )
     batches = list(dataset)
+    assert dataset.cardinality() == 4
     assert [len(x) for x, _ in batches] == [100, 100, 100, 60]
     encoded, _ = pipeline.load_split("nf_digits", "test", data_dir)
     picture = tf.io.decode_png(next(iter(encoded))[0], channels=3).numpy()
@@ -178,6 +242,9 @@ def test_evaluation_is_one_pass_with_the_papers_view(data_dir):
         {"seed": -1},
         {"first_step": 1.5},
         {"augment": "unknown"},
+        {"shard": (2, 2)},
+        {"shard": 3},
+        {"max_corrupt": 2},
     ],
 )
 def test_training_dataset_refuses_bad_arguments(data_dir, options):
@@ -185,6 +252,23 @@ def test_training_dataset_refuses_bad_arguments(data_dir, options):
     options = {"size": 8, "batch_size": 4, **options}
     with pytest.raises(ValueError, match=f"`{name}`.*Received: {name}="):
         pipeline.training_dataset("nf_digits", data_dir=data_dir, **options)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "shard", "augment"),
+    [(8, (0, 3), None), (7, (0, 1), Augmentation()), (6, (0, 2), WHOLE)],
+)
+def test_a_batch_that_cannot_be_parted_is_refused(
+    data_dir, batch_size, shard, augment
+):
+    def make():
+        return steps(data_dir, augment, batch_size=batch_size, shard=shard)
+
+    if augment is WHOLE:
+        assert len(make()[0][0]) == 3
+        return
+    with pytest.raises(ValueError, match="`batch_size` must be a multiple of"):
+        make()
 
 
 def test_shift_zoom_rotate_is_small_and_follows_from_its_seed():

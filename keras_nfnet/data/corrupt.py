@@ -119,28 +119,34 @@ def first_good(view, references, start, size):
     )
 
 
-def report(counter, skipped, names, window):
+def report(counter, skipped, names, window=None):
     """Counts one batch, and fails if there was too much broken.
 
     Args:
         counter: A `CorruptCounter`.
         skipped: For each example how many pictures `first_good` passed over.
         names: Their names.
-        window: How many `first_good` had to choose from.
+        window: How many `first_good` had to choose from; `None` where broken
+            pictures leave the batch.
 
     Returns:
         A scalar tensor to depend on.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def count(skipped, names):
-        counter.count(
-            len(names), [name.decode() for name in names[skipped > 0]]
-        )
+        broken = skipped > 0
+        counter.count(len(names), [name.decode() for name in names[broken]])
         counter.check()
-        if (skipped >= window).any():
+        if window is not None and (skipped >= window).any():
             raise ValueError(
-                f"{window} neighbours of the stream are all broken. "
-                + counter.summary()
+                f"{window} neighbours of the stream are all broken: no good "
+                f"one can stand in. {counter.summary()}"
+            )
+        if window is None and broken.all():
+            raise ValueError(
+                "All pictures of a batch are broken: make `batch_size` "
+                f"larger, or remove them. {counter.summary()}"
             )
         return np.int64(0)
 

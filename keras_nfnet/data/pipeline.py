@@ -240,7 +240,7 @@ def evaluation_dataset(
         return graph.normalize(image), label, skipped, name
 
     def batched(images, labels, skipped, names):
-        reported = report(counter, skipped, names, len(names.shape))
+        reported = report(counter, skipped, names)
         with tf.control_dependencies([reported]):
             good = skipped == 0
             return tf.boolean_mask(images, good), tf.boolean_mask(labels, good)

@@ -16,6 +16,9 @@ else:
 
         sam_step = None
 
+        def refuse_what_the_engine_cannot(self):
+            """Nothing is known of other backends."""
+
 
 # Where a variable of an NFNet belongs in the logs `clipped_…`.
 _STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -86,9 +89,6 @@ class NFNetModel(TrainingStep, keras.Model):
             config["sam_rho"] = self._sam_rho
             config["clipped_by_stage"] = self._clipped_by_stage
         return config
-
-    def refuse_what_the_engine_cannot(self):
-        """Raises before the first step; engines override it."""
 
     def step_logs(self):
         """What the step just made reports beside the loss and the metrics."""

@@ -69,3 +69,6 @@ class TrainingStep:
             optimizer_variables,
             new_metrics,
         )
+
+    def refuse_what_the_engine_cannot(self):
+        """JAX computes what is asked for on one device or many."""

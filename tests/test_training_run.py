@@ -1,0 +1,285 @@
+"""Runs: recipes, their files, the command line, what is left behind."""
+
+import csv
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import keras_nfnet
+from keras_nfnet import Recipe
+from keras_nfnet.cli import main
+from keras_nfnet.data.augmentation import Augmentation
+from keras_nfnet.training import recipes
+from keras_nfnet.training.recipe_file import (
+    from_toml,
+    read_recipe,
+    to_toml,
+    with_settings,
+    write_recipe,
+)
+from keras_nfnet.training.run import build, train
+from keras_nfnet.training.smoke import smoke
+from keras_nfnet.training.stop import TrainingDiverged
+
+PAPER = [f"f{n}" for n in range(7)]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_is_the_same_after_its_file(name, tmp_path):
+    recipe = recipes.recipe(name)
+    assert recipe.name == name
+    assert recipes.summary(name).endswith(".")
+    for each in (recipe, smoke(recipe)):
+        write_recipe(each, tmp_path / "recipe.toml")
+        assert read_recipe(tmp_path / "recipe.toml") == each
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_recipes_of_imagenet_are_the_papers(name):
+    recipe = recipes.recipe(name)
+    config = keras_nfnet.VARIANTS[name.upper()]
+    assert recipe.model == name.upper()
+    assert (recipe.batch_size, recipe.epochs) == (4096, 360)
+    assert recipe.peak_learning_rate == pytest.approx(1.6)
+    assert recipe.warmup_epochs == 5 and recipe.label_smoothing == 0.1
+    assert (recipe.size, recipe.test_size) == (
+        config.train_size,
+        config.test_size,
+    )
+    magnitude = {"f0": 5, "f1": 10, "f2": 10}.get(name, 15)
+    assert recipe.augmentation == Augmentation(
+        randaugment_layers=4,
+        randaugment_magnitude=magnitude,
+        mixup=0.2,
+        cutmix=1.0,
+    )
+    assert recipe.ema_decay == 0.99999
+    assert recipe.precision == "mixed_bfloat16"
+    assert recipe.stochastic_depth_rate == 0.25
+    assert (recipe.sam_rho is not None) == (name == "f6")
+
+
+def test_ablations_end_where_the_nfnet_begins():
+    last = recipes.recipe("nf_6_cutmix")
+    f0 = recipes.recipe("f0")
+    assert last.replace(name="f0", model="F0") == f0
+    assert last.model == keras_nfnet.VARIANTS["F0"]
+    baseline = recipes.recipe("nf_1_baseline")
+    assert not baseline.model.use_two_convs
+    assert baseline.model.widths == (256, 512, 1024, 2048)
+    assert not baseline.augmentation.mixes
+    assert recipes.recipe("nf_7_default_width").model.use_two_convs
+
+
+def test_settings_change_fields_and_fields_of_fields():
+    recipe = with_settings(
+        recipes.recipe("digits"),
+        [
+            "epochs=3",
+            "clipping=none",
+            "model.widths=[16, 32]",
+            "model.depths=[1, 1]",
+            "augmentation=none",
+            "learning_rate=1",
+            "data=pictures/mine",
+            'precision="mixed_bfloat16"',
+        ],
+    )
+    assert recipe.epochs == 3 and recipe.clipping is None
+    assert recipe.model.widths == (16, 32)
+    assert recipe.augmentation is None
+    assert recipe.data == "pictures/mine"
+    assert recipe.precision == "mixed_bfloat16"
+    f0 = with_settings(recipes.recipe("f0"), ["augmentation.mixup=0"])
+    assert f0.augmentation == Augmentation(mixup=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epoch=3", "did you mean epochs"),
+        ("epochs", "key=value"),
+        ("epochs=three", "epochs"),
+        ("epochs=2.5", "epochs"),
+        ("model.width=[3]", "did you mean widths"),
+        ("data.a=1", "`data`"),
+        ("warmup_epochs=24", "warmup_epochs"),
+        ("clipping=0", "clipping"),
+        ("ema_decay=1", "ema_decay"),
+        ("precision=float8", "precision"),
+        ("strategy=all", "strategy"),
+        ("augmentation=none_such", "augment"),
+        ("gradient_accumulation_steps=3", "gradient_accumulation_steps"),
+        ("seed=-1", "seed"),
+    ],
+)
+def test_a_bad_setting_is_named(setting, message, capsys):
+    with pytest.raises(ValueError, match=message):
+        with_settings(recipes.recipe("digits"), [setting])
+    assert main(["train", "digits", "--set", setting]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bad_file_is_named(tmp_path, capsys):
+    path = tmp_path / "recipe.toml"
+    for text in ("epochs =", "epochs = 3", "", "\x00"):
+        path.write_text(text)
+        with pytest.raises(ValueError):
+            read_recipe(path)
+    assert main(["train", str(path)]) == 2
+    assert main(["train", "none_such"]) == 2
+    assert "f0" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="fine_tune"):
+        recipes.recipe("none_such")
+    with pytest.raises(ValueError, match="function"):
+        to_toml(recipes.recipe("digits").replace(augmentation=lambda x, s: x))
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", [n for n in recipes.names() if n != "digits"])
+def test_the_smoke_form_of_a_recipe_trains(name, data_dir):
+    recipe = smoke(recipes.recipe(name)).replace(epochs=1, warmup_epochs=0.5)
+    result = train(recipe, data_dir=data_dir, verbose=0)
+    assert math.isfinite(result.loss)
+    assert result.steps == 5
+    assert (result.ema_model is None) == (recipe.ema_decay is None)
+    assert result.model.dtype_policy.name == recipe.precision
+
+
+def test_a_run_leaves_its_directory(data_dir, tmp_path, capsys):
+    run = tmp_path / "run"
+    recipe = smoke(recipes.recipe("digits")).replace(
+        ema_decay=0.9, batch_size=8, gradient_accumulation_steps=2
+    )
+    path = tmp_path / "mine.toml"
+    write_recipe(recipe, path)
+    command = ["train", str(path), "--out", str(run), "--data-dir", data_dir]
+    assert main([*command, "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert read_recipe(run / "recipe.toml") == recipe
+    results = json.loads((run / "results.json").read_text())
+    # 40 examples: 5 steps of 8, in two parts each, for 2 epochs.
+    assert results["steps"] == 20
+    with open(run / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    last = {name: float(value) for name, value in rows[-1].items()}
+    assert last["val_accuracy"] == results["val_accuracy"]
+    assert {"loss", "clipped", "learning_rate", "ema_val_top5"} <= set(last)
+    assert f"{100 * last['val_accuracy']:.2f}%" in printed
+    assert (run / "training.png").read_bytes()[:4] == b"\x89PNG"
+    assert list((run / "tensorboard").rglob("events.out.*"))
+    assert not list(run.glob(".*.tmp"))
+
+    model = keras.models.load_model(run / "model.keras")
+    average = keras.models.load_model(run / "ema_model.keras")
+    assert any(
+        (np.asarray(a) != np.asarray(b)).any()
+        for a, b in zip(model.variables, average.variables, strict=True)
+    )
+    twin = build(
+        recipe.replace(weights=str(run / "ema_weights.safetensors")), 1
+    )
+    for a, b in zip(
+        twin.trainable_variables, average.trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    other_classes = build(
+        recipe.replace(weights=str(run / "weights.safetensors"), classes=7), 1
+    )
+    np.testing.assert_array_equal(
+        np.asarray(other_classes.get_layer("stem_conv0").kernel),
+        np.asarray(model.get_layer("stem_conv0").kernel),
+    )
+
+    for arguments, accuracy in (
+        ([str(run)], last["val_accuracy"]),
+        ([str(run), "--ema"], last["ema_val_accuracy"]),
+        (
+            [str(run / "weights.safetensors"), "--recipe", str(path)],
+            last["val_accuracy"],
+        ),
+    ):
+        arguments = ["evaluate", *arguments, "--data-dir", data_dir, "--quiet"]
+        assert main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert f"accuracy                 {100 * accuracy:.2f}%" in printed
+
+    # Again: nothing is left to do, and the answer is the same.
+    assert main([*command, "--quiet"]) == 0
+    again = json.loads((run / "results.json").read_text())
+    assert again == results
+    # Another recipe has no business here.
+    assert main([*command, "--set", "learning_rate=3"]) == 2
+    assert "learning_rate" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert main(["evaluate", str(run / "log.csv")]) == 2
+
+
+def test_divergence_keeps_the_last_good_checkpoint(data_dir, tmp_path):
+    recipe = smoke(recipes.recipe("digits")).replace(epochs=20)
+
+    class Poison(keras.callbacks.Callback):
+        """Makes a weight NaN after step 30, as a broken device might."""
+
+        step = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.step += 1
+            if self.step == 30:
+                if keras.backend.backend() == "jax":
+                    self.model.jax_state_sync()
+                variable = self.model.trainable_variables[0]
+                variable.assign(np.asarray(variable) * np.nan)
+
+    with pytest.raises(TrainingDiverged, match="last good checkpoint is kept"):
+        train(
+            recipe,
+            tmp_path,
+            data_dir=data_dir,
+            verbose=0,
+            callbacks=[Poison()],
+            save_every=7,
+        )
+    from keras_nfnet.training.checkpoint import Checkpoints
+
+    checkpoint = Checkpoints(tmp_path / "checkpoints").restore()
+    assert 20 <= checkpoint.step < 30
+    for name, array in checkpoint.arrays.items():
+        if name.startswith("model/"):
+            assert np.isfinite(array).all()
+
+
+def test_bad_arguments_of_train_are_named(tmp_path):
+    recipe = smoke(recipes.recipe("digits"))
+    with pytest.raises(ValueError, match="recipe"):
+        train({"model": "F0"})
+    with pytest.raises(ValueError, match="save_every"):
+        train(recipe, save_every=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="which is a file"):
+        train(recipe, tmp_path / "file")
+    with pytest.raises(ValueError, match="classes"):
+        train(recipe.replace(classes=11), data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="batch_size"):
+        train(recipe.replace(batch_size=64), data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match="TF_CONFIG|KERAS_DISTRIBUTION"):
+        train(recipe.replace(strategy="multi_worker"))
+    with pytest.raises(ValueError, match="TPU"):
+        train(recipe.replace(strategy="tpu"))
+
+
+def test_recipe_refuses_what_is_no_recipe():
+    with pytest.raises(ValueError, match="RECIPE|Recipe|field is missing"):
+        from_toml("name = 'x'")
+    with pytest.raises(ValueError, match="model"):
+        Recipe("x", "F9", "nf_digits", 10, 32, 8, 2, warmup_epochs=0)

@@ -18,13 +18,14 @@ from keras_nfnet.data.preprocessing import (
     preprocess_input,
 )
 from keras_nfnet.export import to_saved_model
+from keras_nfnet.export.saved_model import next_version
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("SavedModels are TensorFlow's", allow_module_level=True)
 
 import tensorflow as tf
 
-CONFIG = keras_nfnet.NFNetConfig((32, 64, 96, 96), (1, 2, 1, 1), group_width=16)
+CONFIG = keras_nfnet.NFNetConfig((32, 64), (1, 2), group_width=16)
 
 
 def build(**options):
@@ -119,8 +120,30 @@ def test_serve_bytes_takes_pictures_of_any_size_and_format(model, exported):
     assert scores.shape == (6, 5) and (np.diff(scores, axis=-1) <= 0).all()
     empty = serve(image_bytes=tf.zeros([0], tf.string))
     assert empty["classes"].shape == (0, 5)
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        serve(image_bytes=tf.constant([b"no picture"]))
+    for broken in (b"no picture", b"", encoded[0][:200], encoded[4][:99]):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            serve(image_bytes=tf.constant([encoded[0], broken]))
+
+
+def test_the_warm_up_requests_replay(exported):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    directory = exported[0]
+    file = directory / "assets.extra" / "tf_serving_warmup_requests"
+    loaded = tf.saved_model.load(str(directory)).signatures
+    warmed = []
+    for record in tf.data.TFRecordDataset(str(file)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        signature = request.model_spec.signature_name
+        inputs = {
+            name: tf.constant(tf.make_ndarray(value))
+            for name, value in request.inputs.items()
+        }
+        answer = loaded[signature](**inputs)
+        assert answer["probabilities"].shape == (1, 10)
+        warmed.append(signature)
+    assert warmed == ["serving_default", "serve_bytes"]
 
 
 def test_labels_are_served_and_stored(tmp_path):
@@ -219,14 +242,33 @@ def test_an_export_that_differs_leaves_what_was_there(
         lambda model: False,
     )
     monkeypatch.setattr(
-        "keras_nfnet.export.saved_model._TOLERANCE", {"float32": -1}
+        "keras_nfnet.export.comparison._LARGEST", {"float32": -1}
     )
     with pytest.raises(ValueError, match="nothing was written"):
-        to_saved_model(other, directory)
+        to_saved_model(other, directory, overwrite=True)
     assert before == {
         p: p.read_bytes() for p in directory.rglob("*") if p.is_file()
     }
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_is_there_is_replaced_only_when_told(tmp_path, model):
+    place = tmp_path / "1"
+    place.mkdir()
+    (place / "saved_model.pb").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="`directory` must be new.*exists"):
+        to_saved_model(model, place)
+    assert (place / "saved_model.pb").read_bytes() == b"mine"
+    to_saved_model(model, place, overwrite=True)
+    assert tf.saved_model.load(str(place)).signatures
+    assert os.listdir(tmp_path) == ["1"]
+
+
+def test_the_next_version_is_one_more_than_the_largest(tmp_path):
+    assert next_version(tmp_path / "new") == str(tmp_path / "new" / "1")
+    for name in ("2", "10", "old"):
+        (tmp_path / name).mkdir()
+    assert next_version(tmp_path) == str(tmp_path / "11")
 
 
 def test_a_move_that_fails_restores_what_was_there(tmp_path, monkeypatch):

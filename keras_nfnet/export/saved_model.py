@@ -1,11 +1,11 @@
 """SavedModels that take pixels or encoded pictures. TensorFlow only."""
 
 import os
-import time
 import warnings
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_nfnet.data.labels import class_names
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
@@ -15,20 +15,31 @@ from keras_nfnet.export.classifier import (
     ends_in_logits,
     input_size,
 )
-from keras_nfnet.export.report import ExportReport
-from keras_nfnet.export.staging import size_of, staged
+from keras_nfnet.export.comparison import (
+    DEFAULT_SIZE,
+    compare,
+    pictures,
+    report,
+)
+from keras_nfnet.export.folding import fold
+from keras_nfnet.export.staging import (
+    check_folder,
+    refuse_existing,
+    staged,
+    writing,
+)
 
-# F0's test size, for a model of any resolution that names no variant.
-_DEFAULT_SIZE = 256
 _TOP = 5
-# Largest difference of a probability that is rounding. Half types keep 8
-# (bfloat16) or 11 bits, and graphs fuse what eager execution rounds.
-_TOLERANCE = {"float32": 1e-4, "float64": 1e-4}
-_HALF_TOLERANCE = 2e-2
 
 
 def to_saved_model(
-    model, directory, labels=None, size=None, margin=EVALUATION_MARGIN
+    model,
+    directory,
+    labels=None,
+    size=None,
+    margin=EVALUATION_MARGIN,
+    *,
+    overwrite=False,
 ):
     """Writes a classifier as a SavedModel for TensorFlow Serving.
 
@@ -40,18 +51,19 @@ def to_saved_model(
       WebP, GIF or BMP pictures of any size → `probabilities`, `classes` and
       `scores` `(batch, 5)`: the best labels and their probabilities (fewer
       columns for fewer classes). The pictures are brought to `size` with
-      the paper's evaluation preprocessing.
+      the paper's evaluation preprocessing. A broken picture is an
+      `INVALID_ARGUMENT` for its batch.
 
-    Both normalize inside. What is written is loaded back and compared with
-    the model before it takes its place: the directory appears whole or not
-    at all, and one that was there stays until then.
+    Both normalize inside. The network is folded, and requests that warm a
+    server up lie in `assets.extra`. What is written is loaded back and
+    compared with the model before it takes its place: the directory appears
+    whole or not at all.
 
     Args:
         model: A classifier on images normalized by `preprocess_input`. If it
             ends in logits, the SavedModel adds the softmax.
-        directory: Where to write. A SavedModel that is there is replaced;
-            for TensorFlow Serving its name is a version, as in
-            `serving/nfnet/1`.
+        directory: Where to write; for TensorFlow Serving its name is a
+            version, as in `serving/nfnet/1` (see `next_version`).
         labels: One name per class, or the path of a text file with one name
             a line. Default: ImageNet's names for 1000 classes, else the
             classes' numbers. Stored in `assets/labels.txt`.
@@ -60,6 +72,7 @@ def to_saved_model(
             size of its variant.
         margin: Pixels to resize encoded pictures beyond `size` before the
             centre crop.
+        overwrite: Whether a SavedModel that is there is replaced.
 
     Returns:
         An `ExportReport`.
@@ -67,8 +80,16 @@ def to_saved_model(
     Raises:
         ValueError: If the model is no classifier or has NaN weights, an
             argument does not fit, the place cannot be written, or the
-            SavedModel does not give the model's outputs.
+            SavedModel does not give the model's outputs. Then what was
+            there is unchanged.
         RuntimeError: On another Keras backend than TensorFlow.
+
+    Example:
+
+    >>> report = to_saved_model(model, "serving/nfnet/1")
+    >>> print(report)
+
+    Reference: arXiv:2102.06171 for the model.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -81,10 +102,10 @@ def to_saved_model(
     labels = class_names(labels, classes)
     size = input_size(model, size)
     if size is None:
-        size = (_DEFAULT_SIZE, _DEFAULT_SIZE)
+        size = (DEFAULT_SIZE, DEFAULT_SIZE)
         warnings.warn(
             f"The model takes any resolution and `size` is not given; encoded "
-            f"pictures are brought to {_DEFAULT_SIZE} pixels.",
+            f"pictures are brought to {DEFAULT_SIZE} pixels.",
             stacklevel=2,
         )
     if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
@@ -92,35 +113,56 @@ def to_saved_model(
             "`margin` must be a whole number, 0 or more. "
             f"Received: margin={margin!r}"
         )
-    _check_place(directory)
+    _check_place(directory, overwrite)
     check_finite(model)
 
     # Traces and compares a TensorFlow module; imported with it.
     import tensorflow as tf
 
     from keras_nfnet.export.serving_module import serving_signatures
+    from keras_nfnet.export.warm_up import write_warm_up
 
     with staged(directory, "directory") as path:
-        module, signatures = serving_signatures(
-            model,
-            labels,
-            size=size,
-            margin=margin,
-            top=min(_TOP, classes),
-            add_softmax=add_softmax,
-            scratch=os.path.dirname(path),
-        )
-        for signature in signatures.values():
-            refuse_compiled(signature.graph)
-        try:
-            tf.saved_model.save(module, path, signatures=signatures)
-        except (OSError, tf.errors.OpError) as error:
-            raise ValueError(
-                "`directory` must be where a SavedModel can be written. "
-                f"Received: directory={str(directory)!r} ({error})"
-            ) from error
-        report = _compare(model, path, directory, size, margin, add_softmax)
-    return report
+        with writing("directory", directory):
+            module, signatures = serving_signatures(
+                fold(model, "float32"),
+                labels,
+                size=size,
+                margin=margin,
+                top=min(_TOP, classes),
+                add_softmax=add_softmax,
+                scratch=os.path.dirname(path),
+            )
+            for signature in signatures.values():
+                refuse_compiled(signature.graph)
+            try:
+                tf.saved_model.save(module, path, signatures=signatures)
+                write_warm_up(path, pictures(size)[0])
+            except tf.errors.OpError as error:
+                raise OSError(error.message) from error
+        return _compared(model, path, directory, size, margin, add_softmax)
+
+
+def next_version(directory):
+    """The place of the next version in a model's folder for serving.
+
+    Args:
+        directory: A folder such as `serving/nfnet`; it need not exist.
+
+    Returns:
+        Its path with one more than the largest number in it: `.../1` at
+        first.
+
+    Example:
+
+    >>> next_version("a_new_folder")
+    'a_new_folder/1'
+
+    Reference: TensorFlow Serving's configuration (`base_path`).
+    """
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    versions = [int(name) for name in names if name.isdecimal()]
+    return os.path.join(directory, str(max(versions, default=0) + 1))
 
 
 def refuse_compiled(graph):
@@ -149,14 +191,32 @@ def refuse_compiled(graph):
             )
 
 
-def _check_place(directory):
+def runner(path):
+    """A function from pixels to the probabilities of a SavedModel."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    serve = loaded.signatures["serving_default"]
+
+    def run(pixels):
+        images = tf.constant(pixels, tf.float32)
+        return serve(images=images)["probabilities"].numpy()
+
+    # The signature holds its variables weakly.
+    run.loaded = loaded
+    return run
+
+
+def _check_place(directory, overwrite):
     if not isinstance(directory, str | os.PathLike) or not str(directory):
         raise ValueError(
             f"`directory` must be a path. Received: directory={directory!r}"
         )
     if os.path.isdir(directory):
         entries = os.listdir(directory)
-        if entries and "saved_model.pb" not in entries:
+        if "saved_model.pb" in entries:
+            refuse_existing(directory, overwrite, "directory")
+        elif entries:
             raise ValueError(
                 "`directory` must be new, empty or a SavedModel to replace. "
                 f"Received: directory={str(directory)!r}, which holds other "
@@ -167,74 +227,39 @@ def _check_place(directory):
             "`directory` must be a directory to write. "
             f"Received: directory={str(directory)!r}, which is a file"
         )
+    check_folder(directory, "directory")
 
 
-def _compare(model, path, directory, size, margin, add_softmax):
+def _compared(model, path, directory, size, margin, add_softmax):
     """Loads what was written and holds it against the model."""
     import tensorflow as tf
 
     from keras_nfnet.data import graph_preprocessing as graph
 
-    loaded = tf.saved_model.load(path)
-    pixels = _pictures(size)
+    def probabilities(images, training):
+        outputs = ops.cast(model(images, training=training), "float32")
+        return ops.softmax(outputs) if add_softmax else outputs
 
-    def expected(images):
-        outputs = model(graph.normalize(images), training=False)
-        outputs = tf.cast(outputs, tf.float32)
-        return tf.nn.softmax(outputs) if add_softmax else outputs
+    run = runner(path)
+    samples = pictures(size)
+    got, wanted, seconds = compare(run, probabilities, samples)
 
-    pairs = []
-    serve = loaded.signatures["serving_default"]
-    for batch in (pixels[:1], pixels[1:]):
-        images = tf.constant(batch, tf.float32)
-        pairs.append((serve(images=images)["probabilities"], expected(images)))
-    started = time.perf_counter()
-    serve(images=tf.constant(pixels[:1], tf.float32))["probabilities"].numpy()
-    seconds = time.perf_counter() - started
-
-    encoded = [tf.io.encode_jpeg(pixels[0]), tf.io.encode_png(pixels[1])]
-    answers = loaded.signatures["serve_bytes"](image_bytes=tf.stack(encoded))
-    views = tf.stack(
-        [
-            graph.evaluation_view(graph.decode(picture), size, margin)
-            for picture in encoded
-        ]
+    encoded = [tf.io.encode_jpeg(samples[0]), tf.io.encode_png(samples[1])]
+    answers = run.loaded.signatures["serve_bytes"](
+        image_bytes=tf.stack(encoded)
     )
-    pairs.append((answers["probabilities"], expected(views)))
-
-    got, wanted = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    difference = np.abs(got - wanted).max()
-    tolerance = _TOLERANCE.get(model.compute_dtype, _HALF_TOLERANCE)
-    if any(
-        layer.compute_dtype not in _TOLERANCE
-        for layer in model._flatten_layers()
-    ):
-        tolerance = _HALF_TOLERANCE
-    # Written so that NaN fails.
-    if not difference <= tolerance:
-        raise ValueError(
-            "The SavedModel must give the model's probabilities to within "
-            f"{tolerance:g}. Received: a largest difference of "
-            f"{difference:g}; nothing was written"
-        )
-    agreement = np.mean(got.argmax(axis=-1) == wanted.argmax(axis=-1))
-    return ExportReport(
-        path=os.path.abspath(directory),
-        size=size_of(path),
-        largest_difference=float(difference),
-        top1_agreement=float(agreement),
-        pictures=len(got),
-        seconds_per_picture=seconds,
-        input_size=size,
+    views = [
+        graph.evaluation_view(graph.decode(picture), size, margin)
+        for picture in encoded
+    ]
+    views = probabilities(graph.normalize(tf.stack(views)), training=False)
+    return report(
+        np.concatenate([got, answers["probabilities"]]),
+        np.concatenate([wanted, views]),
+        model=model,
+        path=path,
+        target=directory,
+        precision="float32",
+        seconds=seconds,
+        size=size,
     )
-
-
-def _pictures(size):
-    """Four uint8 pictures, from smooth to noise, the same in every run."""
-    rng = np.random.default_rng(0)
-    smooth = np.linspace(0, 255, size[0])[:, None, None] * np.ones(
-        (size[0], size[1], 3)
-    )
-    noise = rng.uniform(0, 255, (4, *size, 3))
-    share = np.linspace(0, 1, 4)[:, None, None, None]
-    return (smooth * (1 - share) + noise * share).astype("uint8")

@@ -5,7 +5,6 @@ import os
 import tensorflow as tf
 
 from keras_nfnet.data import graph_preprocessing as graph
-from keras_nfnet.layers.grouped_convolution import portable_convolutions
 
 
 def serving_signatures(
@@ -14,7 +13,7 @@ def serving_signatures(
     """Traces the two signatures of a classifier.
 
     Args:
-        model: A Keras model on normalized images.
+        model: A folded Keras model on normalized images.
         labels: One string per class.
         size: `(height, width)` that encoded pictures are brought to.
         margin: Pixels to resize beyond `size` before the centre crop.
@@ -50,8 +49,7 @@ def serving_signatures(
         count = tf.shape(images)[0]
         missing = tf.maximum(1 - count, 0)
         images = tf.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-        with portable_convolutions():
-            outputs = model(graph.normalize(images), training=False)
+        outputs = model(graph.normalize(images), training=False)
         outputs = tf.cast(outputs, tf.float32)[:count]
         return tf.nn.softmax(outputs) if add_softmax else outputs
 

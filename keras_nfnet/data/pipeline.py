@@ -139,6 +139,7 @@ def training_dataset(
     def is_wanted(place, offset, window):
         return (place >= first) & (place % batch_size // part == index)
 
+    @tf.autograph.experimental.do_not_convert
     def prepared(place, offset, window):
         references, labels, names = window
         views = []
@@ -155,15 +156,16 @@ def training_dataset(
             image, skipped = first_good(view, references, own, size)
             label = labels[(own + skipped) % _WINDOW]
             views.append((image, label, skipped, names[own]))
-        images, labels, skipped, names = map(tf.stack, zip(*views, strict=True))
+        images, *others = zip(*views, strict=True)
+        labels, skipped, names = map(tf.stack, others)
         labels = tf.one_hot(labels, info.classes)
         if isinstance(augment, Augmentation):
             images, labels = _augmented(
                 images, labels, augment, batch_size, seed, place
             )
         elif augment is not None:
-            images = augment(images[0], own_seed)[None]
-        return graph.normalize(images), labels, skipped, names
+            images = [augment(images[0], own_seed)]
+        return graph.normalize(tf.stack(images)), labels, skipped, names
 
     def batched(images, labels, skipped, names):
         images = tf.reshape(images, (part, *sides(size), 3))
@@ -261,7 +263,8 @@ def _augmented(images, labels, augment, batch_size, seed, place):
     """Mixes the images of one unit and applies RandAugment to each.
 
     Args:
-        images: `(unit, height, width, 3)`, RGB around 0–255.
+        images: One image, or two where they are mixed, each
+            `(height, width, 3)`, RGB around 0–255.
         labels: `(unit, classes)`.
         augment: An `Augmentation`.
         batch_size: Examples of one global batch.
@@ -274,7 +277,7 @@ def _augmented(images, labels, augment, batch_size, seed, place):
     seeds = tf.stack([tf.cast(seed, tf.int64), place])
     # random_view has the seeds without this, the other parts of each image
     # one of these.
-    seeds = tf.random.split(tf.random.fold_in(seeds, 1), 1 + images.shape[0])
+    seeds = tf.random.split(tf.random.fold_in(seeds, 1), 1 + len(images))
 
     def mix(how, alpha):
         return lambda: how(images, labels, alpha, seeds[0])
@@ -293,21 +296,18 @@ def _augmented(images, labels, augment, batch_size, seed, place):
     elif kinds:
         images, labels = kinds[0]()
     if augment.randaugment_layers:
-        # As with the authors, the overshoots go here.
-        images = tf.clip_by_value(images, 0.0, 255.0)
-        images = tf.stack(
-            [
-                randaugment.randaugment(
-                    image,
-                    augment.randaugment_layers,
-                    augment.randaugment_magnitude,
-                    image_seed,
-                )
-                for image, image_seed in zip(
-                    tf.unstack(images), tf.unstack(seeds[1:]), strict=True
-                )
-            ]
-        )
+        images = [
+            randaugment.randaugment(
+                # As with the authors, the overshoots go here.
+                tf.clip_by_value(image, 0.0, 255.0),
+                augment.randaugment_layers,
+                augment.randaugment_magnitude,
+                image_seed,
+            )
+            for image, image_seed in zip(
+                images, tf.unstack(seeds[1:]), strict=True
+            )
+        ]
     return images, labels
 
 

@@ -24,6 +24,8 @@ _STDDEV = 0.15
 _MAX_ADDITION = 110.0
 
 
+# Traced once, however many pipelines and images take it.
+@tf.function(autograph=False)
 def randaugment(image, layers, magnitude, seed):
     """Applies random operations one after another.
 

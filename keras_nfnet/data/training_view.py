@@ -43,7 +43,7 @@ def random_view(encoded, size, augmentation, seed):
     )
     if augmentation.flip:
         flips = tf.random.stateless_uniform((), seed[1]) < 0.5
-        image = tf.cond(flips, lambda: image[:, ::-1], lambda: image)
+        image = tf.cond(flips, lambda: tf.reverse(image, [1]), lambda: image)
     return graph.resize(image, size)
 
 

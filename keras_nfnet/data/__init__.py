@@ -1,9 +1,10 @@
-"""Data: labels, preprocessing, and input pipelines of TFDS data sets.
+"""Data: labels, preprocessing, augmentation, and input pipelines.
 
-The modules on TFDS and TensorFlow (`digits`, `pipeline`, `augmentation`,
-`graph_preprocessing`) are imported only where they are used.
+The modules on TFDS and TensorFlow (`digits`, `sources`, `pipeline` and what
+it is made of) are imported only where they are used.
 """
 
+from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.labels import decode_predictions, imagenet_labels
 from keras_nfnet.data.preprocessing import (
     decode_picture,
@@ -12,6 +13,7 @@ from keras_nfnet.data.preprocessing import (
 )
 
 __all__ = [
+    "Augmentation",
     "decode_picture",
     "decode_predictions",
     "evaluation_picture",

@@ -4,13 +4,13 @@ import dataclasses
 
 import tensorflow as tf
 
-from keras_nfnet.data import augmentation, mixing, randaugment
+from keras_nfnet.data import augmentation
 from keras_nfnet.data import graph_preprocessing as graph
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.corrupt import CorruptCounter, first_good, report
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN, sides
 from keras_nfnet.data.sources import DataInfo, open_source
-from keras_nfnet.data.training_view import random_view
+from keras_nfnet.data.training_view import mixed_and_augmented, random_view
 
 __all__ = ["DataInfo", "evaluation_dataset", "load_split", "training_dataset"]
 
@@ -160,7 +160,7 @@ def training_dataset(
         labels, skipped, names = map(tf.stack, others)
         labels = tf.one_hot(labels, info.classes)
         if isinstance(augment, Augmentation):
-            images, labels = _augmented(
+            images, labels = mixed_and_augmented(
                 images, labels, augment, batch_size, seed, place
             )
         elif augment is not None:
@@ -257,58 +257,6 @@ def evaluation_dataset(
         .with_options(_options())
     )
     return dataset, dataclasses.replace(info, corrupt=counter)
-
-
-def _augmented(images, labels, augment, batch_size, seed, place):
-    """Mixes the images of one unit and applies RandAugment to each.
-
-    Args:
-        images: One image, or two where they are mixed, each
-            `(height, width, 3)`, RGB around 0–255.
-        labels: `(unit, classes)`.
-        augment: An `Augmentation`.
-        batch_size: Examples of one global batch.
-        seed: The run's seed.
-        place: The first image's place in the stream.
-
-    Returns:
-        Images and labels like those given.
-    """
-    seeds = tf.stack([tf.cast(seed, tf.int64), place])
-    # random_view has the seeds without this, the other parts of each image
-    # one of these.
-    seeds = tf.random.split(tf.random.fold_in(seeds, 1), 1 + len(images))
-
-    def mix(how, alpha):
-        return lambda: how(images, labels, alpha, seeds[0])
-
-    kinds = [
-        mix(how, alpha)
-        for how, alpha in (
-            (mixing.mixup, augment.mixup),
-            (mixing.cutmix, augment.cutmix),
-        )
-        if alpha
-    ]
-    if len(kinds) == 2:
-        in_first_half = place % batch_size * 2 < batch_size
-        images, labels = tf.cond(in_first_half, *kinds)
-    elif kinds:
-        images, labels = kinds[0]()
-    if augment.randaugment_layers:
-        images = [
-            randaugment.randaugment(
-                # As with the authors, the overshoots go here.
-                tf.clip_by_value(image, 0.0, 255.0),
-                augment.randaugment_layers,
-                augment.randaugment_magnitude,
-                image_seed,
-            )
-            for image, image_seed in zip(
-                images, tf.unstack(seeds[1:]), strict=True
-            )
-        ]
-    return images, labels
 
 
 def _options():

@@ -1,8 +1,9 @@
-"""The random crop, flip and resize of one encoded training picture."""
+"""From encoded training pictures to what the paper trains on."""
 
 import tensorflow as tf
 
 from keras_nfnet.data import graph_preprocessing as graph
+from keras_nfnet.data import mixing, randaugment
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN, sides
 
 
@@ -45,6 +46,57 @@ def random_view(encoded, size, augmentation, seed):
         flips = tf.random.stateless_uniform((), seed[1]) < 0.5
         image = tf.cond(flips, lambda: tf.reverse(image, [1]), lambda: image)
     return graph.resize(image, size)
+
+
+def mixed_and_augmented(images, labels, augment, batch_size, seed, place):
+    """Mixes the images of one unit and applies RandAugment to each.
+
+    Args:
+        images: One image, or two where they are mixed, each
+            `(height, width, 3)`, RGB around 0–255.
+        labels: `(unit, classes)`.
+        augment: An `Augmentation`.
+        batch_size: Examples of one global batch.
+        seed: The run's seed.
+        place: The first image's place in the stream.
+
+    Returns:
+        Images and labels like those given.
+    """
+    seeds = tf.stack([tf.cast(seed, tf.int64), place])
+    # random_view draws from the seed itself; what follows must not repeat it.
+    seeds = tf.random.split(tf.random.fold_in(seeds, 1), 1 + len(images))
+
+    def mix(how, alpha):
+        return lambda: how(images, labels, alpha, seeds[0])
+
+    kinds = [
+        mix(how, alpha)
+        for how, alpha in (
+            (mixing.mixup, augment.mixup),
+            (mixing.cutmix, augment.cutmix),
+        )
+        if alpha
+    ]
+    if len(kinds) == 2:
+        in_first_half = place % batch_size * 2 < batch_size
+        images, labels = tf.cond(in_first_half, *kinds)
+    elif kinds:
+        images, labels = kinds[0]()
+    if augment.randaugment_layers:
+        images = [
+            randaugment.randaugment(
+                # As with the authors, the overshoots go here.
+                tf.clip_by_value(image, 0.0, 255.0),
+                augment.randaugment_layers,
+                augment.randaugment_magnitude,
+                image_seed,
+            )
+            for image, image_seed in zip(
+                images, tf.unstack(seeds[1:]), strict=True
+            )
+        ]
+    return images, labels
 
 
 def _window(shape, size, augmentation, seed):

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from keras_nfnet.export.command import add_parser as add_export
 from keras_nfnet.training.command import add_commands as add_training
 from keras_nfnet.version import __version__
 
@@ -86,6 +87,8 @@ def _parser():
     predict.add_argument(
         "--labels", help="text file, one name a line (default: ImageNet's)"
     )
+
+    add_export(commands)
 
     convert = _command(
         commands,

@@ -1,9 +1,7 @@
 """Tests of `keras_nfnet.export.to_saved_model`."""
 
-import importlib.util
 import io
 import os
-import pathlib
 
 import keras
 import numpy as np
@@ -332,21 +330,3 @@ def test_bad_models_and_arguments_get_one_clear_error(tmp_path, model):
     with pytest.raises(ValueError, match="finite.*stage2_block1.*kernel"):
         to_saved_model(broken, place)
     assert not os.listdir(tmp_path)
-
-
-def test_the_script_reports_and_names_what_to_mend(
-    tmp_path, capsys, monkeypatch
-):
-    path = pathlib.Path(__file__).parents[1] / "export" / "to_saved_model.py"
-    spec = importlib.util.spec_from_file_location("script", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.setitem(keras_nfnet.VARIANTS, "TINY", CONFIG)
-    weights = str(tmp_path / "tiny.weights.h5")
-    build(input_shape=None).save_weights(weights)
-    place = str(tmp_path / "a")
-    options = ["TINY", place, "--classes", "10", "--size", "32"]
-    assert script.main([*options, "--weights", weights]) == 0
-    assert place in capsys.readouterr().out
-    assert script.main([*options, "--weights", str(tmp_path)]) == 2
-    assert "`weights`" in capsys.readouterr().err

@@ -121,6 +121,6 @@ def input_size(model, size=None):
     if given:
         return given
     for variant, config in VARIANTS.items():
-        if model.name == default_name(variant):
+        if model.name == default_name(variant) and config.test_size:
             return sides(config.test_size)
     return None

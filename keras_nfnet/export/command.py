@@ -1,0 +1,187 @@
+"""`keras-nfnet export`, and what the scripts in `export/` share."""
+
+import os
+
+FORMATS = {
+    "saved_model": ("float32",),
+    "tflite": ("float32", "float16", "dynamic_int8", "int8"),
+    "onnx": ("float32", "float16", "int8"),
+}
+_ENDINGS = {"tflite": ".tflite", "onnx": ".onnx"}
+
+
+def add_parser(subparsers):
+    """Adds the command `export` to the command line's parsers."""
+    text = "write a SavedModel, a TFLite or an ONNX file of a model"
+    parser = subparsers.add_parser(
+        "export", help=text, description=text[0].upper() + text[1:] + "."
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="saved_model",
+        help="what to write (default: saved_model)",
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser):
+    """Adds all arguments but the format to a parser."""
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--out",
+        help="file to write (default: the model's name); of a SavedModel a "
+        "version such as serving/nfnet/1, or the model's folder, in which "
+        "the next version is made (default: serving/ and the model's name)",
+    )
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=FORMATS["tflite"],
+        help="of the weights (default: float32)",
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FOLDER",
+        help="for int8: pictures like those to be classified, 100 or so",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="side of the pictures in pixels (default: the model's)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace what is there",
+    )
+
+
+def add_model_arguments(parser):
+    """Adds the arguments that say which model."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a variant, such as F0 or F4+, or a .keras file",
+    )
+    parser.add_argument(
+        "--weights",
+        help='of a variant: "imagenet" (default) or a file of weights',
+    )
+    parser.add_argument(
+        "--labels", help="text file, one name a line (default: ImageNet's)"
+    )
+    parser.add_argument(
+        "--classes",
+        type=int,
+        help="classes of the weights (default: as many as labels, or 1000)",
+    )
+
+
+def run(options):
+    """Runs the command; returns its exit status."""
+    try:
+        print(export(options))
+    except RuntimeError as error:  # The wrong Keras backend.
+        raise ValueError(str(error)) from error
+    return 0
+
+
+def export(options):
+    """Exports as the options say.
+
+    Args:
+        options: What a parser with `add_arguments` returns, and `format`.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ValueError: Saying what to mend.
+    """
+    if options.precision not in FORMATS[options.format]:
+        raise ValueError(
+            f"`--precision` of {options.format} must be one of "
+            f"{', '.join(FORMATS[options.format])}. "
+            f"Received: {options.precision}"
+        )
+    from keras_nfnet import export as exports
+    from keras_nfnet.data.labels import read_labels
+
+    labels = read_labels(options.labels) if options.labels else None
+    _say(f"building {options.model}")
+    model = model_of(options)
+    arguments = {
+        "labels": labels,
+        "size": options.size,
+        "overwrite": options.overwrite,
+    }
+    out = _place(options, model.name)
+    _say(
+        f"folding, converting and comparing {model.count_params():,} "
+        "parameters: a minute or so for F0"
+    )
+    if options.format == "saved_model":
+        os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+        return exports.to_saved_model(model, out, **arguments)
+    write = {"tflite": exports.to_tflite, "onnx": exports.to_onnx}
+    return write[options.format](
+        model, out, options.precision, options.calibration, **arguments
+    )
+
+
+def _say(text):
+    print(f"{text} …", flush=True)
+
+
+def model_of(options):
+    """The model that the options of `add_model_arguments` say.
+
+    Raises:
+        ValueError: Saying what to mend.
+    """
+    import keras
+
+    import keras_nfnet
+    from keras_nfnet.data.labels import read_labels
+
+    if not options.model.endswith(".keras"):
+        classes = options.classes or 1000
+        if options.labels and not options.classes:
+            classes = len(read_labels(options.labels))
+        return keras_nfnet.NFNet(
+            options.model,
+            weights=options.weights or "imagenet",
+            classes=classes,
+        )
+    for name in ("weights", "classes"):
+        if getattr(options, name):
+            raise ValueError(
+                f"`--{name}` is of a variant; a .keras file has its own. "
+                f"Received: {getattr(options, name)}"
+            )
+    if not os.path.isfile(options.model):
+        raise ValueError(
+            "`MODEL` must be a variant or a .keras file that exists. "
+            f"Received: {options.model!r}"
+        )
+    try:
+        # Without what trained it, which may be code that is not here.
+        return keras.models.load_model(options.model, compile=False)
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(
+            "`MODEL` must be a whole .keras file of known layers. "
+            f"Received: {options.model!r} ({error})"
+        ) from error
+
+
+def _place(options, name):
+    if options.format != "saved_model":
+        return options.out or name + _ENDINGS[options.format]
+    out = options.out or os.path.join("serving", name)
+    if os.path.basename(os.path.normpath(out)).isdecimal():
+        return out
+    from keras_nfnet.export.saved_model import next_version
+
+    return next_version(out)

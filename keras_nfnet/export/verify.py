@@ -1,0 +1,72 @@
+"""Compares an artifact that is there with a model."""
+
+import os
+
+from keras_nfnet.export import comparison
+from keras_nfnet.export.classifier import ends_in_logits, input_size
+
+
+def verify(path, model, precision="float32"):
+    """Runs an export by its own runtime and holds it against a model.
+
+    Args:
+        path: A SavedModel's directory, a `.tflite` or an `.onnx` file.
+        model: The Keras model that it shall equal.
+        precision: Of the export; sets the bound.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ValueError: If it is no such artifact, or differs by more than the
+            bound of its precision.
+
+    Example:
+
+    >>> print(verify("nfnet_f0.onnx", model))
+    """
+    outputs = model
+    try:
+        if os.path.isdir(path):
+            from keras_nfnet.export.saved_model import runner
+
+            if ends_in_logits(model):
+                outputs = _with_softmax(model)
+        elif str(path).endswith(".tflite"):
+            from keras_nfnet.export.tflite import runner
+        else:
+            from keras_nfnet.export.onnx_file import runner
+        run = runner(path)
+    except ImportError:
+        raise
+    # Each runtime has errors of its own for a broken file.
+    except Exception as error:
+        raise ValueError(
+            "`path` must be a SavedModel, a .tflite or an .onnx file that "
+            f"its runtime loads. Received: path={str(path)!r} ({error})"
+        ) from error
+    size = input_size(model) or (comparison.DEFAULT_SIZE,) * 2
+    got, wanted, seconds = comparison.compare(
+        run, outputs, comparison.pictures(size)
+    )
+    return comparison.report(
+        got,
+        wanted,
+        model=model,
+        path=path,
+        target=path,
+        precision=precision,
+        seconds=seconds,
+        size=size,
+    )
+
+
+def _with_softmax(model):
+    from keras import ops
+
+    def probabilities(images, training):
+        return ops.softmax(
+            ops.cast(model(images, training=training), "float32")
+        )
+
+    return probabilities

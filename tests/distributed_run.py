@@ -4,7 +4,7 @@
         [--devices N] [--refusals]
 
 Writes the final weights, momenta and logs. Half of each batch has images
-thirty times larger, so that one replica's gradients dwarf the others'.
+ten times larger, so that one replica's gradients dwarf the others'.
 """
 
 # ruff: noqa: E402
@@ -111,7 +111,7 @@ def clip_parts(model, parts):
 def batches():
     generator = np.random.default_rng(0)
     images = generator.standard_normal((STEPS, BATCH, 32, 32, 3))
-    images[:, BATCH // 2 :] *= 30
+    images[:, BATCH // 2 :] *= 10
     labels = generator.integers(0, 10, (STEPS, BATCH))
     return images.astype("float32"), np.eye(10, dtype="float32")[labels]
 
@@ -184,7 +184,7 @@ if options.clip_before_sum and backend == "tensorflow":
     optimizer_class = ClipsBeforeSum
 with engine.running():
     with engine.scope():
-        model = build(optimizer_class(0.1, ema_decay=0.9))
+        model = build(optimizer_class(0.05, ema_decay=0.9))
     if options.clip_before_sum and backend == "jax":
         clip_parts(model, max(2, engine.replicas))
     history = model.fit(

@@ -90,6 +90,12 @@ class NFNetModel(TrainingStep, keras.Model):
             config["clipped_by_stage"] = self._clipped_by_stage
         return config
 
+    def compile_from_config(self, config):
+        # Keras's own does nothing where `compile` takes more arguments.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
     def step_logs(self):
         """What the step just made reports beside the loss and the metrics."""
         # mixed_float16 wraps the optimizer, which then holds the schedule.

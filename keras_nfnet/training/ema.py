@@ -45,9 +45,9 @@ def ema_model(model, into=None):
         config = model.get_compile_config()
         for key in ("optimizer", "sam_rho", "clipped_by_stage"):
             config.pop(key, None)
-        copy.compile(
-            **keras.saving.deserialize_keras_object(config),
-        )
+        config = keras.saving.deserialize_keras_object(config)
+        # None: it is not to be trained, and saves no optimizer.
+        copy.compile(optimizer=None, **config)
     trainable = {id(variable) for variable in model.trainable_variables}
     for source, target in zip(model.variables, copy.variables, strict=True):
         value = source

@@ -92,4 +92,8 @@ def _model(source, recipe, average):
                 f"A .keras file must hold a model. Received: {str(path)!r} "
                 f"({error})"
             ) from error
-    return build(recipe.replace(weights=str(path), ema_decay=None), 1)
+    # Only the network is needed; a step in each epoch makes a schedule.
+    recipe = recipe.replace(
+        weights=str(path), ema_decay=None, gradient_accumulation_steps=None
+    )
+    return build(recipe, 1)

@@ -81,6 +81,7 @@ def clip_parts(model, parts):
                         y[rows],
                         None,
                         training=True,
+                        optimizer_variables=optimizer_variables,
                     )[0]
                     / parts
                 )

@@ -11,10 +11,10 @@ from keras_nfnet.training.recipes import recipe
 from keras_nfnet.training.run import train
 from keras_nfnet.training.smoke import smoke
 
-directory, data_dir, save_every = sys.argv[1:]
+directory, data_dir, save_every, *epochs = sys.argv[1:]
 RECIPE = smoke(recipe("digits")).replace(
     ema_decay=0.9,
-    epochs=3,
+    epochs=int(epochs[0]) if epochs else 3,
     train_split="train[:160]",
     drop_rate=0.2,
     stochastic_depth_rate=0.2,

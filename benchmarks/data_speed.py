@@ -137,7 +137,7 @@ def measure_timm(directory, batches):
         collate_fn=timm.data.FastCollateMixup(
             mixup_alpha=0.2,
             cutmix_alpha=1.0,
-            mode="half",
+            mode="elem",  # "half" makes one image of two.
             label_smoothing=0.0,
             num_classes=CLASSES,
         ),
@@ -153,15 +153,31 @@ def measure_timm(directory, batches):
 
 
 def rate(iterable, batches):
-    """Pictures a second over `batches` batches after the first eight."""
+    """Pictures a second, and processor milliseconds for one of them.
+
+    Over `batches` batches after the first eight.
+    """
     iterator = iter(iterable)
     for _ in range(8):
         next(iterator)
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), processor_seconds()
     count = 0
     for _ in range(batches):
         count += len(next(iterator)[0])
-    return count / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return count / seconds, 1000 * (processor_seconds() - processor) / count
+
+
+def processor_seconds():
+    """What this process and its workers have had of the processor."""
+    ticks = 0
+    processes = [os.getpid()]
+    for task in Path("/proc/self/task").iterdir():
+        processes += (task / "children").read_text().split()
+    for process in processes:
+        stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2]
+        ticks += sum(map(int, stat.split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def in_a_process(python, what, directory, batches):
@@ -173,7 +189,7 @@ def in_a_process(python, what, directory, batches):
         text=True,
         check=True,
     )
-    return float(answer.stdout.split()[-1])
+    return [float(number) for number in answer.stdout.split()[-2:]]
 
 
 def report(results):
@@ -192,18 +208,33 @@ def report(results):
         "turn. Command: `python benchmarks/data_speed.py"
         + (" --peer-python PYTHON`." if peer else "`."),
         "",
-        "| turn | keras_nfnet | timm | ratio |",
-        "|---|---|---|---|",
+        f"Load of the machine before and after: {results['load'][0]:.1f} and "
+        f"{results['load'][1]:.1f}; above {CORES} others had a part of the "
+        "cores.",
+        "",
+        "| turn | keras_nfnet | timm | ratio | ms of a core | timm | ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
-    ours, theirs = results["keras_nfnet"], results["timm"]
-    for turn, value in enumerate(ours):
-        other = f"{theirs[turn]:.0f}" if theirs else "–"
-        ratio = f"{value / theirs[turn]:.2f}" if theirs else "–"
-        lines.append(f"| {turn + 1} | {value:.0f} | {other} | {ratio} |")
-    ratios = [a / b for a, b in zip(ours, theirs, strict=False)]
+    columns = []
+    for number in (0, 1):
+        ours, theirs = (
+            [turn[number] for turn in results[name]]
+            for name in ("keras_nfnet", "timm")
+        )
+        ratios = [a / b for a, b in zip(ours, theirs, strict=False)]
+        columns += [ours, theirs, ratios]
+    digits = (0, 0, 2, 1, 1, 2)
+    for turn in range(len(columns[0])):
+        cells = [
+            f"{column[turn]:.{after}f}" if column else "–"
+            for column, after in zip(columns, digits, strict=True)
+        ]
+        lines.append(f"| {turn + 1} | {' | '.join(cells)} |")
     cells = [
-        f"{statistics.median(x):{f}} ({min(x):{f}}–{max(x):{f}})" if x else "–"
-        for x, f in ((ours, ".0f"), (theirs, ".0f"), (ratios, ".2f"))
+        f"{statistics.median(x):.{n}f} ({min(x):.{n}f}–{max(x):.{n}f})"
+        if x
+        else "–"
+        for x, n in zip(columns, digits, strict=True)
     ]
     lines.append(f"| median (range) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -221,13 +252,14 @@ def main():
         cores = sorted(os.sched_getaffinity(0))[:CORES]
         os.sched_setaffinity(0, cores)
         measure = {"timm": measure_timm, "keras_nfnet": measure_package}
-        value = measure[options.measure](options.data, options.batches)
-        print(value, flush=True)
+        print(*measure[options.measure](options.data, options.batches))
         return
 
     import tensorflow as tf
 
+    # For each turn pictures a second and processor milliseconds for one.
     rates = {"keras_nfnet": [], "timm": []}
+    load = [os.getloadavg()[0]]
     pythons = {"keras_nfnet": sys.executable, "timm": options.peer_python}
     version = None
     if options.peer_python is None:
@@ -245,13 +277,15 @@ def main():
             for what, python in pythons.items():
                 value = in_a_process(python, what, directory, options.batches)
                 rates[what].append(value)
-                print(f"turn {turn + 1}: {what} {value:.0f} a second")
+                print(f"turn {turn + 1}: {what} {value[0]:.0f} a second")
     results = {
         **rates,
         "timm_version": version,
         "tensorflow_version": tf.__version__,
         "average_bytes": round(average),
         "batches": options.batches,
+        # Other work on the machine shows where it exceeds the cores.
+        "load": [*load, os.getloadavg()[0]],
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "data_speed.json").write_text(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 
 import keras
 import numpy as np
@@ -305,6 +306,23 @@ def test_bad_places_get_one_clear_error(tmp_path, model):
         with pytest.raises(ValueError, match=f"`directory`.*{message}"):
             to_saved_model(model, place)
     assert sorted(os.listdir(tmp_path)) == ["file", "full"]
+
+
+@pytest.mark.parametrize("most", [1_000, 100_000])
+def test_a_disk_that_is_full_keeps_what_was_there(tmp_path, model, most):
+    place = tmp_path / "1"
+    place.mkdir()
+    (place / "saved_model.pb").write_bytes(b"mine")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Files of this process end here, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        with pytest.raises(ValueError, match="`directory`.*can be written"):
+            to_saved_model(model, place, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (place / "saved_model.pb").read_bytes() == b"mine"
+    assert os.listdir(tmp_path) == ["1"]
 
 
 def test_bad_models_and_arguments_get_one_clear_error(tmp_path, model):

@@ -1,5 +1,6 @@
 """Half and 8-bit weights of an ONNX model."""
 
+import logging
 import os
 import tempfile
 
@@ -61,13 +62,18 @@ def write_int8(model, path, calibration):
         source = os.path.join(folder, "float32.onnx")
         with open(source, "wb") as file:
             file.write(model.SerializeToString())
-        quantization.quantize_static(
-            source,
-            path,
-            Pictures(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm"],
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
+        # Its advice to prepare the graph, which is prepared.
+        logging.disable(logging.WARNING)
+        try:
+            quantization.quantize_static(
+                source,
+                path,
+                Pictures(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "Gemm"],
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+        finally:
+            logging.disable(logging.NOTSET)

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The short set that runs on the JAX backend too; all others may.
 JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
-	reference.py diagnostics.py weights_haiku.py data_preprocessing.py)
+	reference.py training_step.py diagnostics.py weights_haiku.py data_preprocessing.py)
 
 .PHONY: demo test lint format clean
 

@@ -33,6 +33,7 @@ from keras_nfnet.optimizers import (
     adaptive_clip,
     with_agc,
 )
+from keras_nfnet.training.ema import ema_model
 from keras_nfnet.training.recipe import Recipe
 from keras_nfnet.training.run import train
 from keras_nfnet.variants import VARIANTS, NFNetConfig
@@ -64,6 +65,7 @@ __all__ = [
     "__version__",
     "adaptive_clip",
     "decode_predictions",
+    "ema_model",
     "export",
     "fold",
     "preprocess_input",

@@ -259,6 +259,44 @@ def test_divergence_keeps_the_last_good_checkpoint(data_dir, tmp_path):
             assert np.isfinite(array).all()
 
 
+def pictures(folder, broken):
+    """Two classes of 40 pictures each, some of which are no pictures."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for index in range(80):
+        path = folder / ("dark", "light")[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 100, (24, 24, 3)) + 150 * (index % 2)
+        Image.fromarray(pixels.astype("uint8")).save(path)
+        if index in broken:
+            path.write_bytes(path.read_bytes()[:100] if index % 2 else b"")
+    return str(folder)
+
+
+def test_a_folder_with_broken_pictures_trains_through(tmp_path, capsys):
+    recipe = smoke(recipes.recipe("fine_tune")).replace(
+        data=pictures(tmp_path / "pictures", broken=(3, 24, 41, 62)),
+        train_split="train",
+        test_split="test",
+        classes=2,
+        ema_decay=None,
+        precision="float32",
+        max_corrupt=0.1,
+    )
+    result = train(recipe, tmp_path / "run", verbose=2)
+    assert "could not be decoded" in capsys.readouterr().out
+    assert "could not be decoded" in result.corrupt["training"]
+    kept = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert kept["corrupt"] == result.corrupt
+    assert result.steps == len(result.history["loss"]) * (
+        result.steps // recipe.epochs
+    )
+    assert math.isfinite(result.loss)
+    with pytest.raises(ValueError, match="max_corrupt"):
+        train(recipe.replace(max_corrupt=0.01), verbose=0)
+
+
 def test_bad_arguments_of_train_are_named(tmp_path):
     recipe = smoke(recipes.recipe("digits"))
     with pytest.raises(ValueError, match="recipe"):

@@ -172,7 +172,7 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
             shuffle=False,  # The pipeline shuffles.
         )
 
-    with flag.watching():
+    with flag.watching(), data.errors():
         epoch, behind = divmod(step, steps)
         if behind:  # The rest of the epoch in which the run was stopped.
             fit(epoch, epoch + 1, steps - behind)
@@ -243,6 +243,18 @@ class TrainingData:
             return dataset
 
         return of
+
+    @contextlib.contextmanager
+    def errors(self):
+        """Tells of too many corrupt pictures in an error of our own."""
+        import tensorflow as tf
+
+        try:
+            yield
+        except tf.errors.OpError:
+            for info in self._infos:
+                info.corrupt.check()
+            raise
 
     def corrupt(self):
         """One line on pictures that could not be decoded so far, or ''."""

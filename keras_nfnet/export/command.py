@@ -116,12 +116,9 @@ def export(options):
         "labels": labels,
         "size": options.size,
         "overwrite": options.overwrite,
+        "progress": _say,
     }
     out = _place(options, model.name)
-    _say(
-        f"folding, converting and comparing {model.count_params():,} "
-        "parameters: a minute or so for F0"
-    )
     if options.format == "saved_model":
         os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
         return exports.to_saved_model(model, out, **arguments)

@@ -8,7 +8,7 @@ from keras_nfnet.export.calibration import calibration_pixels
 from keras_nfnet.export.comparison import compare, pictures, report
 from keras_nfnet.export.description import description
 from keras_nfnet.export.folding import fold
-from keras_nfnet.export.request import checked_request
+from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import staged, writing
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -25,6 +25,7 @@ def to_onnx(
     labels=None,
     size=None,
     overwrite=False,
+    progress=None,
 ):
     """Writes a model as one ONNX file.
 
@@ -48,6 +49,7 @@ def to_onnx(
         labels: As for `to_saved_model`.
         size: As for `to_tflite`.
         overwrite: Whether a file that is there is replaced.
+        progress: As for `to_tflite`.
 
     Returns:
         An `ExportReport`.
@@ -71,7 +73,11 @@ def to_onnx(
     if precision == "int8":
         calibration = calibration_pixels(calibration, request.size)
     texts = description(model, request.labels, request.size, precision)
-    content = _onnx_model(model, texts)
+    say = progress or silent
+    say("folding")
+    folded = fold(model, "float32")
+    say(f"converting to {precision}")
+    content = _onnx_model(folded, texts)
     if precision == "float16":
         from keras_nfnet.export.onnx_precision import half_weights
 
@@ -92,6 +98,7 @@ def to_onnx(
                 with open(new, "wb") as file:
                     file.write(content.SerializeToString())
         del content
+        say("running and comparing")
         got, wanted, seconds = compare(
             runner(new), model, pictures(request.size)
         )
@@ -125,11 +132,10 @@ def runner(path, threads=0):
     return run
 
 
-def _onnx_model(model, texts):
+def _onnx_model(folded, texts):
     from keras_nfnet.export.lowering import lower
     from keras_nfnet.export.onnx_target import OnnxTarget, UnknownOperation
 
-    folded = fold(model, "float32")
     target = OnnxTarget()
     try:
         output = lower(
@@ -139,7 +145,7 @@ def _onnx_model(model, texts):
         content = _by_tf2onnx(folded, error)
     else:
         content = target.model(
-            output, model.inputs[0].shape[1:], model.outputs[0].shape[1:]
+            output, folded.inputs[0].shape[1:], folded.outputs[0].shape[1:]
         )
     for name, text in texts.items():
         entry = content.metadata_props.add()

@@ -22,6 +22,7 @@ from keras_nfnet.export.comparison import (
     report,
 )
 from keras_nfnet.export.folding import fold
+from keras_nfnet.export.request import silent
 from keras_nfnet.export.staging import (
     check_folder,
     refuse_existing,
@@ -40,6 +41,7 @@ def to_saved_model(
     margin=EVALUATION_MARGIN,
     *,
     overwrite=False,
+    progress=None,
 ):
     """Writes a classifier as a SavedModel for TensorFlow Serving.
 
@@ -73,6 +75,7 @@ def to_saved_model(
         margin: Pixels to resize encoded pictures beyond `size` before the
             centre crop.
         overwrite: Whether a SavedModel that is there is replaced.
+        progress: As for `to_tflite`.
 
     Returns:
         An `ExportReport`.
@@ -122,10 +125,14 @@ def to_saved_model(
     from keras_nfnet.export.serving_module import serving_signatures
     from keras_nfnet.export.warm_up import write_warm_up
 
+    say = progress or silent
+    say("folding")
+    folded = fold(model, "float32")
     with staged(directory, "directory") as path:
+        say("tracing and writing")
         with writing("directory", directory):
             module, signatures = serving_signatures(
-                fold(model, "float32"),
+                folded,
                 labels,
                 size=size,
                 margin=margin,
@@ -140,6 +147,7 @@ def to_saved_model(
                 write_warm_up(path, pictures(size)[0])
             except tf.errors.OpError as error:
                 raise OSError(error.message) from error
+        say("loading and comparing")
         return _compared(model, path, directory, size, margin, add_softmax)
 
 

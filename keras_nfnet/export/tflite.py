@@ -10,7 +10,7 @@ from keras_nfnet.export.calibration import calibration_pixels
 from keras_nfnet.export.comparison import compare, pictures, report
 from keras_nfnet.export.description import description
 from keras_nfnet.export.folding import fold
-from keras_nfnet.export.request import checked_request
+from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import staged, writing
 
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
@@ -25,6 +25,7 @@ def to_tflite(
     labels=None,
     size=None,
     overwrite=False,
+    progress=None,
 ):
     """Writes a model as a TFLite file.
 
@@ -53,6 +54,8 @@ def to_tflite(
         size: Side in pixels that is described, calibrated and compared at,
             or `(height, width)`. Default: the model's or its variant's.
         overwrite: Whether a file that is there is replaced.
+        progress: Function that is told each step as it begins, such as
+            `print`.
 
     Returns:
         An `ExportReport`.
@@ -81,7 +84,11 @@ def to_tflite(
     )
     if precision == "int8":
         calibration = calibration_pixels(calibration, request.size)
-    content = _converted(model, precision, calibration)
+    say = progress or silent
+    say("folding")
+    folded = fold(model, "float32")
+    say(f"converting to {precision}")
+    content = _converted(folded, precision, calibration)
     texts = description(model, request.labels, request.size, precision)
     with staged(path) as new:
         with writing("path", path):
@@ -92,6 +99,7 @@ def to_tflite(
                 for name, text in texts.items():
                     archive.writestr(name, text)
         del content
+        say("running and comparing")
         got, wanted, seconds = compare(
             runner(new), model, pictures(request.size)
         )
@@ -127,7 +135,7 @@ def runner(path, threads=None):
     return run
 
 
-def _converted(model, precision, calibration):
+def _converted(folded, precision, calibration):
     """The flatbuffer's bytes."""
     import tensorflow as tf
 
@@ -135,13 +143,11 @@ def _converted(model, precision, calibration):
     from keras_nfnet.export.lowering import lower
     from keras_nfnet.export.tflite_target import TFLiteTarget
 
-    folded = fold(model, "float32")
-
     @tf.function(
         autograph=False,
         input_signature=[
             tf.TensorSpec(
-                (None, *model.inputs[0].shape[1:]), tf.float32, name="images"
+                (None, *folded.inputs[0].shape[1:]), tf.float32, name="images"
             )
         ],
     )

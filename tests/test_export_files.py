@@ -255,3 +255,24 @@ def test_calibration_reads_a_folder_or_takes_views_of_photographs(tmp_path):
     np.testing.assert_allclose(pictures[2, 3, 3], (2, 5, 9), atol=1e-3)
     with pytest.warns(UserWarning, match="two photographs"):
         assert calibration_pixels(None, (16, 16)).shape == (24, 16, 16, 3)
+
+
+@tensorflow
+def test_stand_ins_give_the_converters_own_file(model):
+    import tensorflow as tf
+
+    from keras_nfnet.export.folding import fold
+    from keras_nfnet.export.stand_ins import StandIns
+
+    folded = fold(model, "float32")
+    for precision in ("float32", "float16"):
+        stand_ins = StandIns()
+        content = bytearray(
+            tflite._convert(folded, precision, stand_ins.constant)
+        )
+        assert len(stand_ins.weights) > 10
+        stand_ins.fill(content)
+        assert content == tflite._convert(folded, precision, tf.constant)
+    stand_ins.weights.append(np.zeros((1, 1, 8, 8)))
+    with pytest.raises(LookupError, match="weights have no place"):
+        stand_ins.fill(content)

@@ -137,11 +137,32 @@ def runner(path, threads=None):
 
 def _converted(folded, precision, calibration):
     """The flatbuffer's bytes."""
+    if precision in ("float32", "float16"):
+        from keras_nfnet.export.stand_ins import StandIns
+
+        stand_ins = StandIns()
+        content = bytearray(_convert(folded, precision, stand_ins.constant))
+        try:
+            stand_ins.fill(content)
+        except LookupError:
+            # A converter that rearranges weights: all through it, then.
+            pass
+        else:
+            return content
+    import tensorflow as tf
+
+    # Quantizing looks at the weights, and calibration runs them.
+    return _convert(folded, precision, tf.constant, calibration)
+
+
+def _convert(folded, precision, constant, calibration=None):
     import tensorflow as tf
 
     from keras_nfnet.data import graph_preprocessing as graph
     from keras_nfnet.export.lowering import lower
     from keras_nfnet.export.tflite_target import TFLiteTarget
+
+    target = TFLiteTarget(constant)
 
     @tf.function(
         autograph=False,
@@ -152,9 +173,7 @@ def _converted(folded, precision, calibration):
         ],
     )
     def outputs(images):
-        return {
-            "output": lower(folded, TFLiteTarget(), graph.normalize(images))
-        }
+        return {"output": lower(folded, target, graph.normalize(images))}
 
     function = outputs.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])

@@ -12,11 +12,19 @@ from keras_nfnet.export.lowering import activation_name
 
 
 class TFLiteTarget:
-    """Values are float32 tensors, channels last; weights are constants."""
+    """Values are float32 tensors, channels last; weights are constants.
+
+    Args:
+        constant: Function from a kernel to its TensorFlow constant.
+    """
+
+    def __init__(self, constant=tf.constant):
+        self.constant = constant
 
     def convolution(self, x, kernel, bias, strides, padding, groups):
         # The groups follow from the shapes.
-        x = tf.nn.conv2d(x, tf.constant(kernel), strides, padding.upper())
+        kernel = self.constant(kernel)
+        x = tf.nn.conv2d(x, kernel, strides, padding.upper())
         return tf.nn.bias_add(x, tf.constant(bias))
 
     def activation(self, x, function):
@@ -25,7 +33,7 @@ class TFLiteTarget:
         return function(x)
 
     def dense(self, x, kernel, bias):
-        x = tf.matmul(x, tf.constant(kernel))
+        x = tf.matmul(x, self.constant(kernel))
         return x if bias is None else tf.nn.bias_add(x, tf.constant(bias))
 
     def mean(self, x, keepdims):

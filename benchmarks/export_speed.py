@@ -141,6 +141,7 @@ def timm_worker(python, threads, kind):
 
 
 def measure(work, rounds, timm):
+    load = os.getloadavg()[0]
     threads = os.cpu_count()
     x, wanted = pictures(), np.load(work / "expected.npy")
     timers, rows, versions = {}, {}, []
@@ -186,10 +187,10 @@ def measure(work, rounds, timm):
     for name, values in seconds.items():
         low, middle, high = np.percentile(values, (25, 50, 75))
         rows[name] |= {"seconds": middle, "low": low, "high": high}
-    return rows, versions
+    return rows, versions, load
 
 
-def table(rows, conversions, versions, rounds):
+def table(rows, conversions, versions, rounds, load):
     base = rows["tflite float32"]
     lines = [
         "# F0 at 256 px by format and precision",
@@ -201,6 +202,11 @@ def table(rows, conversions, versions, rounds):
         "logits of eight pictures, with the parameters of the tests' "
         "reference figures, which are random: agreement of top-1 means "
         "little there.",
+        "",
+        f"Load average before the run: {load:.1f}. Above 1 other work ran "
+        "beside it: times are then too long, most for runtimes whose threads "
+        "wait for each other (PyTorch), and only the ratios between the "
+        "others mean something.",
         "",
         "| | MB | ratio | ms per picture (middle half) | ratio | cosine | "
         "largest difference | top-1 | conversion s |",
@@ -254,12 +260,15 @@ def main():
     if options.export_only:
         return
     conversions = json.loads(file.read_text())
-    rows, versions = measure(options.work, options.rounds, options.timm)
+    rows, versions, load = measure(options.work, options.rounds, options.timm)
     RESULTS.mkdir(exist_ok=True)
-    text = table(rows, conversions, versions, options.rounds)
+    text = table(rows, conversions, versions, options.rounds, load)
     (RESULTS / "export_speed.md").write_text(text)
     (RESULTS / "export_speed.json").write_text(
-        json.dumps({"rows": rows, "conversions": conversions}, indent=1) + "\n"
+        json.dumps(
+            {"rows": rows, "conversions": conversions, "load": load}, indent=1
+        )
+        + "\n"
     )
     print(text)
 

@@ -254,7 +254,7 @@ def test_calibration_reads_a_folder_or_takes_views_of_photographs(tmp_path):
     assert pictures.shape == (3, 16, 24, 3)
     np.testing.assert_allclose(pictures[2, 3, 3], (2, 5, 9), atol=1e-3)
     with pytest.warns(UserWarning, match="two photographs"):
-        assert calibration_pixels(None, (16, 16)).shape == (24, 16, 16, 3)
+        assert calibration_pixels(None, (16, 16)).shape == (12, 16, 16, 3)
 
 
 @tensorflow

@@ -11,7 +11,7 @@ from keras_nfnet.export.comparison import photographs
 # Of a folder this many pictures are read, evenly over the sorted names.
 _MOST = 128
 # Views of each sample photograph when no pictures are given.
-_VIEWS = 12
+_VIEWS = 6
 
 
 def calibration_pixels(calibration, size):
@@ -20,7 +20,7 @@ def calibration_pixels(calibration, size):
     Args:
         calibration: An array `(pictures, height, width, 3)` of RGB 0–255,
             the path of a folder of pictures (searched deeply, at most 128
-            of them are taken), or `None` for 24 views of the two
+            of them are taken), or `None` for 12 views of the two
             photographs that come with scikit-learn.
         size: `(height, width)` that pictures are brought to by the paper's
             evaluation preprocessing. An array is taken as it is.

@@ -49,7 +49,7 @@ def to_tflite(
             accelerators of integers).
         calibration: For `"int8"`: pixels `(pictures, height, width, 3)`, RGB
             0–255, or a folder of pictures like those to be classified.
-            Default: 24 views of two photographs, with a warning.
+            Default: 12 views of two photographs, with a warning.
         labels: As for `to_saved_model`.
         size: Side in pixels that is described, calibrated and compared at,
             or `(height, width)`. Default: the model's or its variant's.

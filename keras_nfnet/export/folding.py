@@ -47,10 +47,10 @@ def fold(model, dtype=None):
 
     Weight standardization, gains, the activations' gains, alpha, beta,
     SkipInit's gain and the factor 2 of squeeze-and-excite go into the
-    kernels and biases. Dropout and stochastic depth are
-    gone, and a block whose SkipInit gain is 0 is its shortcut alone. A model
-    that ends in an activation's feature maps (`include_top=False`) keeps
-    that gain, unless the activation lets it through, as ReLU does.
+    kernels and biases. Dropout and stochastic depth are gone, and a block
+    whose SkipInit gain is 0 is its shortcut alone. A model that ends in an
+    activation's feature maps (`include_top=False`) keeps that gain, unless
+    the activation lets it through, as ReLU does.
 
     Args:
         model: A functional or sequential Keras model; other models in it

@@ -1,5 +1,6 @@
 """TFLite files for LiteRT, on phones and small machines."""
 
+import contextlib
 import warnings
 import zipfile
 
@@ -176,7 +177,8 @@ def _convert(folded, precision, constant, calibration=None):
         return {"output": lower(folded, target, graph.normalize(images))}
 
     function = outputs.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    with _quiet():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
@@ -185,7 +187,20 @@ def _convert(folded, precision, constant, calibration=None):
         converter.representative_dataset = lambda: (
             [picture[None]] for picture in calibration
         )
-    with warnings.catch_warnings():
-        # TensorFlow's note that LiteRT is the runtime's new name.
-        warnings.simplefilter("ignore")
+    with _quiet():
         return converter.convert()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without TensorFlow's notes on names that will change."""
+    from absl import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)

@@ -6,14 +6,17 @@ BIN := .venv/bin
 JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 	reference.py training_step.py diagnostics.py weights_haiku.py data_preprocessing.py)
 
+# One process of tests per core, and no more: each has threads of its own.
+PARALLEL := -n auto --dist worksteal
+
 .PHONY: demo test lint format clean
 
 demo: .venv/.train
 	$(BIN)/keras-nfnet demo
 
 test: lint
-	$(BIN)/python -m pytest
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "not tensorflow and not slow" \
+	$(BIN)/python -m pytest $(PARALLEL)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) -m "not tensorflow and not slow" \
 		$(JAX_TESTS)
 
 lint: .venv/.dev

@@ -185,7 +185,7 @@ if options.clip_before_sum and backend == "tensorflow":
     optimizer_class = ClipsBeforeSum
 with engine.running():
     with engine.scope():
-        model = build(optimizer_class(0.05, ema_decay=0.9))
+        model = build(optimizer_class(0.01, ema_decay=0.9))
     if options.clip_before_sum and backend == "jax":
         clip_parts(model, 2)
     history = model.fit(

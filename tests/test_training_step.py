@@ -209,6 +209,7 @@ def start_weights(model, trainable):
     ]
 
 
+@pytest.mark.slow
 def test_sam_uses_the_same_dropout_in_both_passes_and_moves_on(tiny):
     model = tiny(drop_rate=0.5, stochastic_depth_rate=0.3)
     states = [v for v in model.variables if "seed" in v.path]
@@ -257,6 +258,7 @@ def test_the_average_follows_with_the_papers_warm_up(tiny):
         SGDAGC(0.1, ema_decay=1.0)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_clipped_once(tiny):
     model, whole = tiny(), tiny()
     whole.set_weights(model.get_weights())
@@ -271,6 +273,7 @@ def test_accumulated_gradients_are_clipped_once(tiny):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains(tiny, policy):
     keras.config.set_dtype_policy(policy)
@@ -284,6 +287,7 @@ def test_mixed_precision_trains(tiny, policy):
     assert all(v.dtype == "float32" for v in model.trainable_variables)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_saved_and_trains_on_alike(tiny, tmp_path):
     model = tiny()
     optimizer = with_agc(keras.optimizers.AdamW)(

@@ -57,6 +57,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
         labels=result.label_names,
         size=recipe.size,
         margin=recipe.evaluation_margin,
+        overwrite=True,
     )
 
     pictures, _ = load_split(recipe.data, recipe.test_split, data_dir)

@@ -77,6 +77,28 @@ class TrainingStep:
                 updates.append((variable, value))
         return loss, y_pred, tape.gradient(scaled, values), updates
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras would take the mean of a pair of images and labels over the
+        # workers, which fails; it needs no more than shapes.
+        if iterator is not None and self._has_workers():
+            for _, _, batches in iterator:
+                data_batch = keras.tree.map_structure(
+                    lambda value: (
+                        self.distribute_strategy.experimental_local_results(
+                            value
+                        )[0]
+                    ),
+                    next(batches),
+                )
+                break
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    def _has_workers(self):
+        return isinstance(
+            self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
+        )
+
     def make_train_function(self, force=False):
         return self._for_workers(
             "train_step", super().make_train_function, force
@@ -91,9 +113,7 @@ class TrainingStep:
         NOTE: Keras 3 averages a step's logs over the workers along axis 0,
         which scalars do not have, and fails. Here they get one.
         """
-        if not isinstance(
-            self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
-        ):
+        if not self._has_workers():
             return make(force)
         step = getattr(self, name)
 

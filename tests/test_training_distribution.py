@@ -98,6 +98,18 @@ def test_mirrored_strategy_is_one_device(one, tmp_path):
         assert advice in messages[name], name
 
 
+def test_sam_under_mirrored_strategy_is_sam_on_one_device(one, tmp_path):
+    alone, two = tmp_path / "one.npz", tmp_path / "two.npz"
+    finish(
+        start("tensorflow", alone, "one", "--sam"),
+        start("tensorflow", two, "mirrored", "--devices=2", "--sam"),
+    )
+    expected = np.load(alone)
+    assert distance(np.load(two), expected) < 1e-5
+    # And SAM is another step than the plain one.
+    assert distance(one("tensorflow"), expected) > 1e-3
+
+
 def test_workers_on_tensorflow_are_one_device(one, tmp_path):
     def run(name, *arguments):
         workers = [f"127.0.0.1:{free_port()}" for _ in range(2)]

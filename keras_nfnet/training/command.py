@@ -47,6 +47,11 @@ def add_commands(commands, command):
     )
     _add_recipe(evaluate, "--recipe")
     evaluate.add_argument(
+        "--batch-size",
+        type=int,
+        help="pictures of one batch (default: 64 for each device)",
+    )
+    evaluate.add_argument(
         "--ema",
         action="store_true",
         help="of a run's folder, take the average of the weights",
@@ -148,6 +153,7 @@ def _evaluate(options):
         recipe,
         data_dir=options.data_dir,
         average=options.ema,
+        batch_size=options.batch_size,
         progress=not options.quiet,
     )
     rows = [

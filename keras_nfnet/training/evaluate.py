@@ -10,9 +10,17 @@ from keras_nfnet.training.recipe_file import read_recipe
 from keras_nfnet.training.results import EMA_MODEL, MODEL
 from keras_nfnet.training.run import bar, build, evaluation_data
 
+# Pictures of one batch on each device; a recipe's batch is for many devices.
+_BATCH = 64
+
 
 def evaluate_source(
-    source, recipe=None, data_dir=None, average=False, progress=True
+    source,
+    recipe=None,
+    data_dir=None,
+    average=False,
+    batch_size=None,
+    progress=True,
 ):
     """Evaluates with a recipe's data and preprocessing.
 
@@ -23,6 +31,8 @@ def evaluate_source(
             for weights the model; `None` for that of the run.
         data_dir: Where TFDS keeps data sets.
         average: Of a run, take the average of the weights.
+        batch_size: Pictures of one global batch; by default 64 for each
+            device. The result does not depend on it.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -38,8 +48,9 @@ def evaluate_source(
     """
     if recipe is None:
         recipe = read_recipe(recipe_of_run(source))
-    engine = engine_for(recipe.strategy, recipe.batch_size)
-    dataset, info = evaluation_data(recipe, recipe.batch_size, data_dir)
+    engine = engine_for(recipe.strategy, batch_size)
+    batch_size = batch_size or _BATCH * engine.replicas
+    dataset, info = evaluation_data(recipe, batch_size, data_dir)
     with engine.running():
         with engine.scope():
             model = _model(source, recipe, average)
@@ -48,9 +59,8 @@ def evaluate_source(
                 f"The model must have the classes of the data "
                 f"({info.classes}). Received: {model.output_shape[-1]} classes"
             )
-        values = Evaluation(model, engine, recipe.batch_size)(
-            dataset,
-            bar(info.examples, recipe.batch_size) if progress else None,
+        values = Evaluation(model, engine, batch_size)(
+            dataset, bar(info.examples, batch_size) if progress else None
         )
     corrupt = info.corrupt
     examples = corrupt.seen - corrupt.broken

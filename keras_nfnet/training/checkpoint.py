@@ -1,10 +1,9 @@
 """Checkpoints that survive kills, full disks and flipped bits.
 
-The project's own engine, since those that exist do not pass. Measured by
-`benchmarks/checkpoint_engines.py`: Orbax 0.12.8 survives every kill, but
-restored wrong values silently after 17 of 30 single flipped bits, and it
-needs JAX beside TensorFlow; this one saw all 30 and needs no backend.
-TensorFlow's `CheckpointManager` cannot be used on JAX alone.
+The project's own engine. Measured by `benchmarks/checkpoint_engines.py`:
+Orbax 0.12.8 survives every kill, but restored wrong values silently after 17
+of 30 single flipped bits; this one noticed all 30. Orbax depends on JAX and
+TensorFlow's `CheckpointManager` on TensorFlow; this one on neither.
 """
 
 import contextlib

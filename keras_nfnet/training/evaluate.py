@@ -4,11 +4,12 @@ import os
 
 import keras
 
+from keras_nfnet.training.batches import evaluation_data, progress_bar
 from keras_nfnet.training.distribution import engine_for
 from keras_nfnet.training.evaluation import Evaluation
 from keras_nfnet.training.recipe_file import read_recipe
 from keras_nfnet.training.results import EMA_MODEL, MODEL
-from keras_nfnet.training.run import bar, build, evaluation_data
+from keras_nfnet.training.run import build
 
 # Pictures of one batch on each device; a recipe's batch is for many devices.
 _BATCH = 64
@@ -60,7 +61,8 @@ def evaluate_source(
                 f"({info.classes}). Received: {model.output_shape[-1]} classes"
             )
         values = Evaluation(model, engine, batch_size)(
-            dataset, bar(info.examples, batch_size) if progress else None
+            dataset,
+            progress_bar(info.examples, batch_size) if progress else None,
         )
     corrupt = info.corrupt
     examples = corrupt.seen - corrupt.broken

@@ -9,6 +9,12 @@ import numpy as np
 
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.optimizers import SGDAGC, WarmupCosine
+from keras_nfnet.training.batches import (
+    TrainingData,
+    batch_of_one_step,
+    evaluation_data,
+    progress_bar,
+)
 from keras_nfnet.training.recipe import Recipe
 
 
@@ -105,7 +111,7 @@ def train(
     from keras_nfnet.training.directory import RunDirectory
     from keras_nfnet.training.distribution import engine_for
 
-    batch_size = _batch_of_one_step(recipe)
+    batch_size = batch_of_one_step(recipe)
     # Before anything else: TensorFlow's workers meet here or never.
     engine = engine_for(recipe.strategy, batch_size)
     if recipe.deterministic and keras.backend.backend() == "tensorflow":
@@ -126,7 +132,7 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
     from keras_nfnet.training.state import restore_state
     from keras_nfnet.training.stop import SignalFlag
 
-    batch_size = _batch_of_one_step(recipe)
+    batch_size = batch_of_one_step(recipe)
     checkpoint = run.restore()
     step = checkpoint.step if checkpoint else 0
     data = TrainingData(recipe, batch_size, data_dir)
@@ -147,7 +153,9 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
         lambda model: Evaluation(model, engine, batch_size),
         evaluation,
         with_average=recipe.ema_decay is not None,
-        progress=bar(test_info.examples, batch_size) if verbose else None,
+        progress=progress_bar(test_info.examples, batch_size)
+        if verbose
+        else None,
     )
     track = KeepTrack(
         steps,
@@ -199,99 +207,6 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
     )
     run.finish(result)
     return result
-
-
-class TrainingData:
-    """A recipe's training batches, from any step on.
-
-    Args:
-        recipe: A `Recipe`.
-        batch_size: Global batch of one step of `fit`.
-        data_dir: Where TFDS keeps data sets.
-
-    Raises:
-        ValueError: If the recipe does not fit the data.
-    """
-
-    def __init__(self, recipe, batch_size, data_dir=None):
-        self._recipe = recipe
-        self._batch_size = batch_size
-        self._data_dir = data_dir
-        _, self.info = self._dataset(0, (0, 1))
-        self._infos = []
-        if self.info.classes != recipe.classes:
-            raise ValueError(
-                f"`classes` must be what the data has ({self.info.classes}). "
-                f"Received: classes={recipe.classes}"
-            )
-        # Of parts that make one step of the optimizer only whole ones.
-        parts = recipe.gradient_accumulation_steps or 1
-        self.steps = self.info.examples // recipe.batch_size * parts
-        if not self.steps:
-            raise ValueError(
-                "`batch_size` must not exceed the examples of the training "
-                f"split ({self.info.examples}). Received: "
-                f"batch_size={recipe.batch_size}"
-            )
-
-    def part(self, first_step):
-        """A function of `(index, count)`: parts of the batches from a step."""
-
-        def of(index, count):
-            dataset, info = self._dataset(first_step, (index, count))
-            self._infos.append(info)
-            return dataset
-
-        return of
-
-    @contextlib.contextmanager
-    def errors(self):
-        """Tells of too many corrupt pictures in an error of our own."""
-        import tensorflow as tf
-
-        try:
-            yield
-        except tf.errors.OpError:
-            for info in self._infos:
-                info.corrupt.check()
-            raise
-
-    def corrupt(self):
-        """One line on pictures that could not be decoded so far, or ''."""
-        lines = [info.corrupt.summary() for info in self._infos]
-        return "; ".join(line for line in lines if line)
-
-    def _dataset(self, first_step, shard):
-        from keras_nfnet.data.pipeline import training_dataset
-
-        recipe = self._recipe
-        return training_dataset(
-            recipe.data,
-            recipe.train_split,
-            size=recipe.size,
-            batch_size=self._batch_size,
-            seed=recipe.seed,
-            augment=recipe.augmentation,
-            data_dir=self._data_dir,
-            first_step=first_step,
-            shard=shard,
-            max_corrupt=recipe.max_corrupt,
-        )
-
-
-def evaluation_data(recipe, batch_size, data_dir=None):
-    """A recipe's evaluation batches, and what they hold."""
-    from keras_nfnet.data.pipeline import evaluation_dataset
-
-    return evaluation_dataset(
-        recipe.data,
-        recipe.test_split,
-        size=recipe.test_size or recipe.size,
-        batch_size=batch_size,
-        margin=recipe.evaluation_margin,
-        data_dir=data_dir,
-        max_corrupt=recipe.max_corrupt,
-    )
 
 
 def build(recipe, steps_per_epoch, load_weights=True):
@@ -378,25 +293,10 @@ class _ReportCorrupt(keras.callbacks.Callback):
             self._said = lines
 
 
-def _batch_of_one_step(recipe):
-    return recipe.batch_size // (recipe.gradient_accumulation_steps or 1)
-
-
 def _input_shape(recipe):
     if recipe.test_size in (None, recipe.size):
         return (recipe.size, recipe.size, 3)
     return None  # Trained and tested at different sizes.
-
-
-def bar(examples, batch_size):
-    """A progress bar over the batches of an evaluation."""
-    from tqdm import tqdm
-
-    def wrapped(dataset):
-        total = -(-examples // batch_size)
-        return tqdm(dataset, "evaluation", total, leave=False, delay=2)
-
-    return wrapped
 
 
 def _by_name(history):

@@ -61,10 +61,15 @@ class KeepTrack(keras.callbacks.Callback):
 
     Args:
         steps_per_epoch: Steps of one epoch.
-        checkpoints: A `Checkpoints` to save to, or `None`.
+        keeps: Whether the run keeps checkpoints.
+        checkpoints: A `Checkpoints` to save to, or `None` if another
+            process saves them.
         metadata: What is saved with each checkpoint.
         save_every: Steps between checkpoints.
         flag: A `SignalFlag`.
+        workers: Processes of the run. All of them gather the state, since
+            that sums metrics over them, at the same steps; so with several a
+            signal waits for the next checkpoint that is due.
         checkpoint: The `Checkpoint` to go on from, or `None`.
         log: Path of the CSV to write, or `None`.
 
@@ -76,16 +81,20 @@ class KeepTrack(keras.callbacks.Callback):
     def __init__(
         self,
         steps_per_epoch,
+        keeps,
         checkpoints,
         metadata,
         save_every,
         flag,
+        workers=1,
         checkpoint=None,
         log=None,
     ):
         super().__init__()
         self._steps_per_epoch = steps_per_epoch
+        self._keeps = keeps
         self._checkpoints = checkpoints
+        self._alone = workers == 1
         self._metadata = metadata
         self._save_every = save_every
         self._flag = flag
@@ -103,15 +112,14 @@ class KeepTrack(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        stopped = self._flag.number is not None
-        due = self._checkpoints and self.step % self._save_every == 0
+        due = self._keeps and self.step % self._save_every == 0
+        stopped = self._flag.number is not None and (self._alone or due)
         if stopped or due or self.step % _LOOK_EVERY == 0:
             self._refuse_not_finite(logs)
-        # The end of an epoch saves after its evaluation.
-        if stopped or (due and self.step % self._steps_per_epoch):
+        # The end of an epoch saves, and stops, after its evaluation.
+        if (stopped or due) and self.step % self._steps_per_epoch:
             self._save()
-        if stopped:
-            raise TrainingStopped(self.step, self._flag.number)
+            self._stop_if_told()
 
     def on_epoch_end(self, epoch, logs=None):
         self._refuse_not_finite(logs)
@@ -121,18 +129,24 @@ class KeepTrack(keras.callbacks.Callback):
         self._save()
         if self._log:
             write_log(self._log, self.history)
+        self._stop_if_told()
+
+    def _stop_if_told(self):
+        if self._flag.number is not None:
+            raise TrainingStopped(self.step, self._flag.number, self._keeps)
 
     def _save(self):
-        if self._checkpoints is None:
+        if not self._keeps:
             return
         arrays = state_of(self.model)
         for name, array in arrays.items():
             # Others, such as `clipped_units`, say NaN for a skipped step.
             if name.startswith("model/") and not np.isfinite(array).all():
                 raise self._diverged(f"the weights {name!r} are not finite")
-        self._checkpoints.save(
-            self.step, arrays, {**self._metadata, "history": self.history}
-        )
+        if self._checkpoints is not None:
+            self._checkpoints.save(
+                self.step, arrays, {**self._metadata, "history": self.history}
+            )
 
     def _refuse_not_finite(self, logs):
         loss = float((logs or {}).get("loss", 0.0))
@@ -141,7 +155,7 @@ class KeepTrack(keras.callbacks.Callback):
 
     def _diverged(self, what):
         kept = ""
-        if self._checkpoints is not None:
+        if self._keeps:
             kept = ". The last good checkpoint is kept"
         return TrainingDiverged(
             f"Training has diverged: at step {self.step:,} {what}{kept}. Try "

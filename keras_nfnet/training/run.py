@@ -159,10 +159,12 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
     )
     track = KeepTrack(
         steps,
+        run.path is not None,
         run.checkpoints,
         run.metadata,
         save_every,
         flag,
+        engine.workers,
         checkpoint,
         run.log,
     )

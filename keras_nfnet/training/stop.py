@@ -6,19 +6,25 @@ import threading
 
 
 class TrainingStopped(Exception):
-    """A signal ended the run, after a checkpoint was saved.
+    """A signal ended the run, after a checkpoint if it keeps them.
 
     Attributes:
-        step: Steps made, all of them in the checkpoint.
-        signal: Number of the signal, or `None`.
+        step: Steps made.
+        signal: Number of the signal.
+        saved: Whether they are in a checkpoint.
     """
 
-    def __init__(self, step, number):
+    def __init__(self, step, number, saved):
         self.step = step
         self.signal = number
+        self.saved = saved
         super().__init__(
-            f"Stopped at step {step:,}, which is saved; the same command goes "
-            "on from there"
+            f"Stopped at step {step:,}, "
+            + (
+                "which is saved; the same command goes on from there"
+                if saved
+                else "of which nothing is kept, without a directory"
+            )
         )
 
 

@@ -3,9 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # The short set that runs on the JAX backend too; all others may.
-JAX_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
-	optimizers.py reference.py training_step.py diagnostics.py \
-	weights_haiku.py data_preprocessing.py)
+JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
+	reference.py training_step.py diagnostics.py weights_haiku.py \
+	data_preprocessing.py)
 
 # One process of tests per core, and no more: each has threads of its own.
 PARALLEL := -n auto --dist worksteal

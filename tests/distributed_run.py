@@ -130,7 +130,7 @@ def part(index, count):
 def build(optimizer):
     keras.utils.set_random_seed(0)
     model = keras_nfnet.NFNet(
-        keras_nfnet.NFNetConfig((16, 32), (1, 1), group_width=8),
+        keras_nfnet.NFNetConfig((16,), (1,), group_width=8),
         weights=None,
         classes=10,
         input_shape=(32, 32, 3),

@@ -42,6 +42,7 @@ def arrays(model):
     return [np.asarray(v) for v in model.trainable_variables]
 
 
+@pytest.mark.slow
 def test_counts_of_clipped_units_are_the_authors(figures, tiny_config):
     figure = figures("training_trajectory.json")["trajectory"]
     model = keras_nfnet.NFNet(
@@ -232,6 +233,7 @@ def test_sam_uses_the_same_dropout_in_both_passes_and_moves_on(tiny):
     assert any((a != b).any() for a, b in zip(after, before, strict=True))
 
 
+@pytest.mark.slow
 def test_the_average_follows_with_the_papers_warm_up(tiny):
     model = tiny()
     model.compile(SGDAGC(0.5, ema_decay=0.7), **LOSS)

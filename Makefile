@@ -1,6 +1,9 @@
 # make demo   the whole way on real pictures: train, evaluate, export, predict
 # make test   lint and tests
+# make release-check   sdist and wheel, tried where the source cannot be seen
 PYTHON ?= python3
+# The Pythons on which `make release-check` tries the wheel.
+PYTHONS ?= $(PYTHON)
 BIN := .venv/bin
 # The short set that runs on the JAX backend too; all others may.
 JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
@@ -10,7 +13,7 @@ JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 # One process of tests per core, and no more: each has threads of its own.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo test lint format clean
+.PHONY: demo test release-check lint format clean
 
 demo: .venv/.train
 	$(BIN)/keras-nfnet demo
@@ -19,6 +22,9 @@ test: lint
 	$(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) -m "not tensorflow and not slow" \
 		$(JAX_TESTS)
+
+release-check: .venv/.dev
+	$(BIN)/python tools/release_check.py $(addprefix --python ,$(PYTHONS))
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -114,6 +114,28 @@ class Augmentation:
 AUGMENTATIONS = ("digits",)
 
 
+def check(augment):
+    """Refuses what is no augmentation, without loading TensorFlow.
+
+    Args:
+        augment: An `Augmentation`, a name in `AUGMENTATIONS`, a function
+            `(image, seed) -> image`, or `None`.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if augment is None or isinstance(augment, Augmentation):
+        return
+    if callable(augment):
+        return
+    if not isinstance(augment, str) or augment not in AUGMENTATIONS:
+        raise ValueError(
+            "`augment` must be `None`, an `Augmentation`, a function of an "
+            f"image and a seed, or one of {', '.join(AUGMENTATIONS)}. "
+            f"Received: augment={augment!r}"
+        )
+
+
 def get(augment):
     """What an augmentation's name stands for; all else passes through.
 
@@ -127,19 +149,12 @@ def get(augment):
     Raises:
         ValueError: If it is none of these.
     """
+    check(augment)
     if augment == "digits":
         from keras_nfnet.data.written_characters import shift_zoom_rotate
 
         return shift_zoom_rotate
-    if augment is None or isinstance(augment, Augmentation):
-        return augment
-    if callable(augment):
-        return augment
-    raise ValueError(
-        "`augment` must be `None`, an `Augmentation`, a function of an image "
-        f"and a seed, or one of {', '.join(AUGMENTATIONS)}. "
-        f"Received: augment={augment!r}"
-    )
+    return augment
 
 
 def _is_number(value):

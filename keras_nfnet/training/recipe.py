@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from keras_nfnet.data.augmentation import Augmentation
-from keras_nfnet.data.augmentation import get as augmentation_of
+from keras_nfnet.data.augmentation import check as check_augmentation
 from keras_nfnet.variants import VARIANTS, NFNetConfig
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -141,7 +141,7 @@ class Recipe:
                 self._refuse(field, "true or false")
         if self.weights is not None and not isinstance(self.weights, str):
             self._refuse("weights", '`None`, "imagenet" or a path')
-        augmentation_of(self.augmentation)
+        check_augmentation(self.augmentation)
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 "`warmup_epochs` must be in [0, epochs). Received: "

@@ -7,7 +7,9 @@ what it asks for, and in a folder from which the source tree cannot be seen.
 Prints one line per check; the first that fails ends it.
 """
 
+import contextlib
 import importlib.metadata
+import io
 import pathlib
 import subprocess
 import sys
@@ -48,7 +50,8 @@ def main(version, folder):
     pixels = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3))
     images = keras_nfnet.preprocess_input(pixels.astype("float32"))
     model.compile(keras_nfnet.SGDAGC(0.1), "sparse_categorical_crossentropy")
-    loss = float(model.train_on_batch(images, np.arange(4)))
+    step = model.train_on_batch(images, np.arange(4), return_dict=True)
+    loss = float(step["loss"])
     check(np.isfinite(loss), f"a training step: loss {loss:.3f}")
     before = model.predict(images, verbose=0)
     check(
@@ -62,9 +65,10 @@ def main(version, folder):
 
     script = pathlib.Path(sysconfig.get_path("scripts")) / "keras-nfnet"
     check(run(script, "--version").strip().endswith(version), "--version")
-    for command in ("demo", "predict", "train", "evaluate", "export", "info"):
-        check("usage: keras-nfnet" in run(script, command, "--help"), command)
     check("71,489,284" in run(script, "info"), "keras-nfnet info")
+    for command in ("", "demo", "predict", "train", "evaluate", "export"):
+        text = help_of(command)
+        check("usage: keras-nfnet" in text, f"keras-nfnet {command} --help")
 
 
 def check(holds, text):
@@ -74,12 +78,25 @@ def check(holds, text):
 
 
 def run(*command):
-    return subprocess.run(
-        [str(part) for part in command],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True
+    )
+    if done.returncode:
+        check(False, f"{' '.join(done.args)}\n{done.stderr}")
+    return done.stdout
+
+
+def help_of(command):
+    """The help of a command, in this process: starting one takes seconds."""
+    from keras_nfnet.cli import main
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        try:
+            main([*command.split(), "--help"])
+        except SystemExit as stop:
+            check(not stop.code, f"{command} --help: status {stop.code}")
+    return printed.getvalue()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 # make demo   the whole way on real pictures: train, evaluate, export, predict
 # make test   lint and tests
+# make constraints     constraints.txt from what .venv holds; opt in by
+#                      make clean; make test CONSTRAINTS=constraints.txt
 # make release-check   sdist and wheel, tried where the source cannot be seen
 PYTHON ?= python3
 # The Pythons on which `make release-check` tries the wheel.
 PYTHONS ?= $(PYTHON)
 BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet \
+	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 # The short set that runs on the JAX backend too; all others may.
 JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 	reference.py training_step.py diagnostics.py weights_haiku.py \
@@ -13,7 +17,7 @@ JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 # One process of tests per core, and no more: each has threads of its own.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo test release-check lint format clean
+.PHONY: demo test constraints release-check lint format clean
 
 demo: .venv/.train
 	$(BIN)/keras-nfnet demo
@@ -22,6 +26,10 @@ test: lint
 	$(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) -m "not tensorflow and not slow" \
 		$(JAX_TESTS)
+
+constraints: .venv/.dev
+	$(BIN)/python tools/constraints.py > $@.new
+	mv $@.new $@.txt
 
 release-check: .venv/.dev
 	$(BIN)/python tools/release_check.py $(addprefix --python ,$(PYTHONS))
@@ -42,11 +50,11 @@ format: .venv/.dev
 	touch $@
 
 .venv/.train: .venv/.created setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[train,export]"
+	$(INSTALL) --editable ".[train,export]"
 	touch $@
 
 .venv/.dev: .venv/.created setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $@
 
 clean:

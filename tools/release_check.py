@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # For git and its hosts only; no use to who unpacks a source distribution.
@@ -88,12 +89,15 @@ def check_release(options, folder):
     check_sdist(sdist, names)
     check_wheel(wheel, names)
     print(f"ok: {sdist.name} and {wheel.name} hold what they should")
-    tried = [
-        smoke_test(name, path, wheel, version, backend, folder)
+    jobs = [
+        (name, path, wheel, version, backend, folder)
         for name, path in pythons.items()
         if path is not None
         for backend in options.backend or ["jax"]
     ]
+    # Installing waits for the disk, and one core does the rest: two at once.
+    with ThreadPoolExecutor(2) as pool:
+        tried = list(pool.map(lambda job: smoke_test(*job), jobs))
     untried = "".join(f", {name} not found" for name in missing)
     return f"keras-nfnet {version} on {', '.join(tried)}{untried}"
 
@@ -230,17 +234,18 @@ def smoke_test(name, python, wheel, version, backend, folder):
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    try:
-        subprocess.run(
-            [inside, "-I", "release_smoke.py", version, str(place)],
-            cwd=place,
-            env=environment,
-            check=True,
-        )
-    except subprocess.CalledProcessError as error:
-        raise ReleaseError(f"{title}: the smoke test failed") from error
-    finally:
-        shutil.rmtree(place / "venv")
+    done = subprocess.run(
+        [inside, "-I", "release_smoke.py", version, str(place)],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    print(f"{title}:\n{done.stdout}", end="", flush=True)
+    shutil.rmtree(place / "venv")
+    if done.returncode:
+        raise ReleaseError(f"{title}: the smoke test failed")
     return title
 
 

@@ -42,7 +42,7 @@ def main(version, folder):
     check(label == "golden_retriever", f"label 207 is {label}")
 
     model = keras_nfnet.NFNet(
-        keras_nfnet.NFNetConfig((32, 64), (1, 2), group_width=16),
+        keras_nfnet.NFNetConfig((16, 32), (1, 1), group_width=8),
         weights=None,
         classes=10,
         input_shape=(32, 32, 3),

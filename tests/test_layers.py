@@ -13,9 +13,10 @@ from keras_nfnet.layers import (
     SqueezeExcite,
     StochasticDepth,
     activation_gain,
+    initializers,
     standardize,
 )
-from keras_nfnet.layers.initializers import ScaledNormal, shared_scratch
+from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.models.nf_block import GlobalAveragePooling, NFBlock
 
 LAYERS = {
@@ -332,10 +333,49 @@ def test_exports_take_the_form_that_every_device_runs(monkeypatch):
         assert convolutions() == 4
 
 
-def test_draws_that_share_a_buffer_do_not_share_values():
-    shape = (3, 3, 64, 64)
-    with shared_scratch():
-        first = keras.Variable(ScaledNormal(seed=1), shape=shape)
-        second = keras.Variable(ScaledNormal(seed=2), shape=shape)
-    np.testing.assert_array_equal(first, ScaledNormal(seed=1)(shape))
-    np.testing.assert_array_equal(second, ScaledNormal(seed=2)(shape))
+@pytest.mark.parametrize("shape", [(), (3, 3, 64, 64), (1, 1, 1024, 1024)])
+def test_each_variable_keeps_its_own_draw(shape):
+    first = keras.Variable(ScaledNormal(seed=1), shape=shape)
+    second = keras.Variable(ScaledNormal(seed=2), shape=shape)
+    drawn = np.array(second)
+    first.assign(first + 1)
+    np.testing.assert_array_equal(second, drawn)
+    np.testing.assert_array_equal(
+        first, np.array(ScaledNormal(seed=1)(shape)) + 1
+    )
+    assert np.all(drawn != np.array(ScaledNormal(seed=1)(shape)))
+
+
+def _two_layers():
+    """A build as `NFNet()` makes it, with kernels of 0.6 and 2.4 million."""
+    inputs = keras.Input((8, 8, 256))
+    x = ScaledWSConv2D(256, 3)(inputs)
+    return keras.Model(inputs, ScaledWSConv2D(1024, 3)(x))
+
+
+@pytest.mark.parametrize("memory", ["shared", "copied"])
+def test_values_drawn_during_a_build_are_those_drawn_alone(memory, monkeypatch):
+    """Also where variables turn out to hold copies, made too early."""
+    builds = []
+
+    def build():
+        keras.utils.set_random_seed(7)
+        builds.append(_two_layers())
+        return builds[-1]
+
+    with monkeypatch.context() as alone:
+        alone.setattr(initializers, "_can_draw_in_background", lambda: False)
+        expected = initializers.built_while_drawing(build).get_weights()
+    if memory == "copied":
+        monkeypatch.setattr(initializers, "_address", id)
+    model = initializers.built_while_drawing(build)
+    if keras.backend.backend() == "tensorflow":
+        assert len(builds) == {"shared": 2, "copied": 3}[memory]
+    assert model is builds[-1]
+    for value, wanted in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    kernels = [v for v in model.trainable_variables if len(v.shape) == 4]
+    kernels[0].assign(kernels[0] + 1)
+    np.testing.assert_array_equal(
+        kernels[1], [w for w in expected if w.ndim == 4][1]
+    )

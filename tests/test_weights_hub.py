@@ -110,6 +110,11 @@ def test_imagenet_loads_timms_file(published, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(
+        huggingface_hub,
+        "get_hf_file_metadata",
+        lambda url, **kwargs: asked.append(url),
+    )
+    monkeypatch.setattr(
         huggingface_hub, "try_to_load_from_cache", lambda *_: None
     )
     monkeypatch.setitem(module._REPOSITORIES, "tiny", REPO)
@@ -117,7 +122,10 @@ def test_imagenet_loads_timms_file(published, monkeypatch):
 
     target = build()
     load_pretrained(target, "imagenet", "tiny")
-    assert asked == [(REPO, "model.safetensors")]
+    assert asked == [
+        f"https://huggingface.co/{REPO}/resolve/main/model.safetensors",
+        (REPO, "model.safetensors"),
+    ]
     assert_same(to_haiku_tree(target), to_haiku_tree(model))
 
 

@@ -1,12 +1,12 @@
 """Random initial values, drawn by NumPy on all cores.
 
 Keras's own initializers spend, for half a billion parameters, most of the
-time a model takes to build in single-use tensors (measured: 13.5 ns a
-parameter against 5.1 ns here) and hold two of them at a time.
+time a model takes to build in single-use tensors, and hold two of them at a
+time. Here values are drawn where the variable keeps them.
 """
 
-import contextlib
 import contextvars
+import functools
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -14,35 +14,95 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
+from keras_nfnet.layers.fresh_memory import FreshMemory
+
 _CHUNK = 1 << 18  # values drawn by one generator; fixes the result
 
-_SCRATCH = contextvars.ContextVar("initializer_scratch", default=None)
+_BACKGROUND = contextvars.ContextVar("background_draws", default=None)
 
 
-@contextlib.contextmanager
-def shared_scratch():
-    """Draws made inside share one buffer, which the tensors are copied from.
+def _draw(part, seed, stddev, truncated):
+    generator = np.random.Generator(np.random.SFC64(seed))
+    generator.standard_normal(dtype=np.float32, out=part)
+    if truncated:
+        (outside,) = np.nonzero(np.abs(part) > 2)
+        while len(outside):
+            part[outside] = generator.standard_normal(
+                len(outside), dtype=np.float32
+            )
+            outside = outside[np.abs(part[outside]) > 2]
+    part *= stddev
 
-    Fresh memory costs more than the drawing. Only on TensorFlow, which
-    always copies NumPy arrays; JAX may keep the buffer itself.
+
+class _Background:
+    """Draws that go on while the model is being built."""
+
+    def __init__(self, pool):
+        self.memory = FreshMemory()
+        self._pool = pool
+        self._futures = []
+        self._tensors = []
+
+    def draw(self, chunks, tensor):
+        self._futures += [self._pool.submit(chunk) for chunk in chunks]
+        self._tensors.append(tensor)
+
+    def finish(self, variables):
+        """Waits; returns whether the variables hold what was drawn.
+
+        They do where TensorFlow gives a variable the memory of the tensor
+        it starts from, and do not where it copies, for then it copied too
+        early.
+        """
+        for future in self._futures:
+            future.result()
+        if not self._tensors:
+            return True
+        held = {_address(variable.value.read_value()) for variable in variables}
+        return all(_address(tensor) in held for tensor in self._tensors)
+
+
+def _address(tensor):
+    return np.asarray(memoryview(tensor)).ctypes.data
+
+
+def built_while_drawing(build):
+    """Builds a model, with its initial values drawn on other threads.
+
+    Building a large model is half Python and half drawing.
+
+    Args:
+        build: Function without arguments that returns a Keras model. It is
+            called once more, without other threads, should TensorFlow have
+            copied values that were not drawn yet.
+
+    Returns:
+        The model.
     """
+    if not _can_draw_in_background():
+        return build()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        background = _Background(pool)
+        token = _BACKGROUND.set(background)
+        try:
+            model = build()
+        finally:
+            _BACKGROUND.reset(token)
+        if background.finish(model.variables):
+            return model
+    return build()
+
+
+def _can_draw_in_background():
     if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    token = _SCRATCH.set([np.empty(0, np.float32)])
-    try:
-        yield
-    finally:
-        _SCRATCH.reset(token)
+        return False
+    import tensorflow as tf
 
-
-def _buffer(size):
-    scratch = _SCRATCH.get()
-    if scratch is None:
-        return np.empty(size, np.float32)
-    if len(scratch[0]) < size:
-        scratch[0] = np.empty(size, np.float32)
-    return scratch[0][:size]
+    return (
+        tf.executing_eagerly()
+        and not tf.distribute.has_strategy()
+        and len(tf.config.list_logical_devices()) == 1
+    )
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -78,36 +138,32 @@ class ScaledNormal(keras.initializers.Initializer):
         self._drawn_seed = random.randint(1, 10**9) if seed is None else seed
 
     def __call__(self, shape, dtype=None):
+        dtype = keras.backend.standardize_dtype(dtype or keras.config.floatx())
         stddev = self.stddev
         if stddev is None:
             stddev = max(1, int(np.prod(shape[:-1]))) ** -0.5
-        values = _buffer(int(np.prod(shape)))
-        starts = range(0, len(values), _CHUNK)
-
-        def draw(start):
-            generator = np.random.Generator(
-                np.random.SFC64([self._drawn_seed, start])
+        background = _BACKGROUND.get()
+        memory = FreshMemory() if background is None else background.memory
+        values, tensor = memory.take(tuple(shape))
+        chunks = [
+            functools.partial(
+                _draw,
+                values[start : start + _CHUNK],
+                (self._drawn_seed, start),
+                np.float32(stddev),
+                self.truncated,
             )
-            part = values[start : start + _CHUNK]
-            generator.standard_normal(dtype=np.float32, out=part)
-            if self.truncated:
-                (outside,) = np.nonzero(np.abs(part) > 2)
-                while len(outside):
-                    part[outside] = generator.standard_normal(
-                        len(outside), dtype=np.float32
-                    )
-                    outside = outside[np.abs(part[outside]) > 2]
-            part *= np.float32(stddev)
-
-        if len(starts) > 1:
-            with ThreadPoolExecutor(min(len(starts), os.cpu_count())) as pool:
-                list(pool.map(draw, starts))
+            for start in range(0, len(values), _CHUNK)
+        ]
+        if background is not None and dtype == "float32":
+            background.draw(chunks, tensor)
+        elif len(chunks) > 1:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda chunk: chunk(), chunks))
         else:
-            for start in starts:
-                draw(start)
-        return keras.ops.convert_to_tensor(
-            values.reshape(shape), dtype or keras.config.floatx()
-        )
+            for chunk in chunks:
+                chunk()
+        return keras.ops.convert_to_tensor(tensor, dtype)
 
     def get_config(self):
         return {

@@ -9,7 +9,7 @@ import keras
 
 from keras_nfnet.layers import ScaledActivation, ScaledWSConv2D
 from keras_nfnet.layers.formats import require_channels_last
-from keras_nfnet.layers.initializers import ScaledNormal, shared_scratch
+from keras_nfnet.layers.initializers import ScaledNormal, built_while_drawing
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments, input_for
 from keras_nfnet.models.nf_block import GlobalAveragePooling, NFBlock
@@ -98,28 +98,31 @@ def NFNet(
             f"one of {', '.join(VARIANTS)}. Received: config={config!r}"
         )
     image, inputs = input_for(input_tensor, input_shape)
-    with shared_scratch():
-        x = _body(image, config)
-    if include_top:
-        x = GlobalAveragePooling(name="avg_pool")(x)
-        if config.drop_rate > 0:
-            x = keras.layers.Dropout(config.drop_rate, name="dropout")(x)
-        x = keras.layers.Dense(
-            classes,
-            activation=classifier_activation,
-            # N(0, 0.01²), arXiv:2102.06171, appendix.
-            kernel_initializer=ScaledNormal(stddev=0.01),
-            # Probabilities need float32 under mixed precision.
-            dtype=keras.config.dtype_policy().variable_dtype,
-            name="predictions",
-        )(x)
-    elif pooling == "avg":
-        x = GlobalAveragePooling(name="avg_pool")(x)
-    elif pooling == "max":
-        x = keras.layers.GlobalMaxPooling2D(name="max_pool")(x)
     if name is None:
         name = default_name(variant) if variant else "nfnet"
-    model = NFNetModel(inputs, x, name=name)
+
+    def build():
+        x = _body(image, config)
+        if include_top:
+            x = GlobalAveragePooling(name="avg_pool")(x)
+            if config.drop_rate > 0:
+                x = keras.layers.Dropout(config.drop_rate, name="dropout")(x)
+            x = keras.layers.Dense(
+                classes,
+                activation=classifier_activation,
+                # N(0, 0.01²), arXiv:2102.06171, appendix.
+                kernel_initializer=ScaledNormal(stddev=0.01),
+                # Probabilities need float32 under mixed precision.
+                dtype=keras.config.dtype_policy().variable_dtype,
+                name="predictions",
+            )(x)
+        elif pooling == "avg":
+            x = GlobalAveragePooling(name="avg_pool")(x)
+        elif pooling == "max":
+            x = keras.layers.GlobalMaxPooling2D(name="max_pool")(x)
+        return NFNetModel(inputs, x, name=name)
+
+    model = built_while_drawing(build)
     if weights is not None:
         from keras_nfnet.weights.load import load_pretrained
 

@@ -56,6 +56,11 @@ def published_weights(variant):
         cached = huggingface_hub.try_to_load_from_cache(repo, FILE)
         if isinstance(cached, str):
             return cached
+        # Asked once: the download itself tries six times, half a minute
+        # where there is no connection.
+        huggingface_hub.get_hf_file_metadata(
+            huggingface_hub.hf_hub_url(repo, FILE), timeout=_TIMEOUT
+        )
         return huggingface_hub.hf_hub_download(
             repo, FILE, etag_timeout=_TIMEOUT
         )

@@ -75,6 +75,25 @@ def compare(run, model, pixels):
     return np.concatenate(got), np.concatenate(wanted), seconds
 
 
+def checked(run, outputs, *, size, **about):
+    """Runs an export and its model on `pictures(size)` and checks it.
+
+    Args:
+        run: Function of float32 pixels `(batch, height, width, 3)`.
+        outputs: The Keras model, or a function called as it is.
+        size: `(height, width)` in pixels.
+        **about: What else `report` takes.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ValueError: If the export differs by more than its bound.
+    """
+    got, wanted, seconds = compare(run, outputs, pictures(size))
+    return report(got, wanted, seconds=seconds, size=size, **about)
+
+
 def report(got, wanted, *, model, path, target, precision, seconds, size):
     """Checks outputs against the bound of their precision.
 

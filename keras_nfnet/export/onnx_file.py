@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_nfnet.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_nfnet.export.calibration import calibration_pixels
-from keras_nfnet.export.comparison import compare, pictures, report
+from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.description import description
 from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
@@ -99,18 +99,14 @@ def to_onnx(
                     file.write(content.SerializeToString())
         del content
         say("running and comparing")
-        got, wanted, seconds = compare(
-            runner(new), model, pictures(request.size)
-        )
-        return report(
-            got,
-            wanted,
+        return checked(
+            runner(new),
+            model,
+            size=request.size,
             model=model,
             path=new,
             target=path,
             precision=precision,
-            seconds=seconds,
-            size=request.size,
         )
 
 

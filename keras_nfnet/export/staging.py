@@ -127,8 +127,8 @@ def size_of(path):
 
 
 def _move(new, target, replaced):
-    if not os.path.lexists(target):
-        os.rename(new, target)
+    if os.path.isfile(new) or not os.path.lexists(target):
+        os.replace(new, target)
         return
     # A directory cannot be renamed over one that holds files.
     os.rename(target, replaced)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_nfnet.export.calibration import calibration_pixels
-from keras_nfnet.export.comparison import compare, pictures, report
+from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.description import description
 from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
@@ -101,18 +101,14 @@ def to_tflite(
                     archive.writestr(name, text)
         del content
         say("running and comparing")
-        got, wanted, seconds = compare(
-            runner(new), model, pictures(request.size)
-        )
-        return report(
-            got,
-            wanted,
+        return checked(
+            runner(new),
+            model,
+            size=request.size,
             model=model,
             path=new,
             target=path,
             precision=precision,
-            seconds=seconds,
-            size=request.size,
         )
 
 

@@ -46,18 +46,14 @@ def verify(path, model, precision="float32"):
             f"its runtime loads. Received: path={str(path)!r} ({error})"
         ) from error
     size = input_size(model) or (comparison.DEFAULT_SIZE,) * 2
-    got, wanted, seconds = comparison.compare(
-        run, outputs, comparison.pictures(size)
-    )
-    return comparison.report(
-        got,
-        wanted,
+    return comparison.checked(
+        run,
+        outputs,
+        size=size,
         model=model,
         path=path,
         target=path,
         precision=precision,
-        seconds=seconds,
-        size=size,
     )
 
 

@@ -1,5 +1,6 @@
 # make demo   the whole way on real pictures: train, evaluate, export, predict
 # make test   lint and tests
+# make test-versions   oldest and newest TensorFlow and Keras; FULL=1: all tests
 # make constraints     constraints.txt from what .venv holds; opt in by
 #                      make clean; make test CONSTRAINTS=constraints.txt
 # make release-check   sdist and wheel, tried where the source cannot be seen
@@ -14,10 +15,18 @@ JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 	reference.py training_step.py diagnostics.py weights_haiku.py \
 	data_preprocessing.py)
 
+# What a release of TensorFlow or Keras breaks first, and what is installed
+# for each end of the range in setup.cfg.
+VERSION_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
+	reference.py training_step.py)
+oldest := "tensorflow==2.19.*" "keras==3.12.*" "tensorflow-metadata<1.18"
+newest := tensorflow keras
+
 # One process of tests per core, and no more: each has threads of its own.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo test constraints release-check lint format clean
+.PHONY: demo test test-versions test-oldest test-newest constraints \
+	release-check lint format clean
 
 demo: .venv/.train
 	$(BIN)/keras-nfnet demo
@@ -26,6 +35,18 @@ test: lint
 	$(BIN)/python -m pytest $(PARALLEL)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) -m "not tensorflow and not slow" \
 		$(JAX_TESTS)
+
+test-versions: test-oldest test-newest
+
+test-oldest test-newest: test-%: .venvs/%/.created
+	.venvs/$*/bin/python -m pip install --quiet --upgrade --editable ".[dev]" $($*)
+	.venvs/$*/bin/python -m pip list | grep -E '^(tensorflow|keras|jax|numpy) '
+	.venvs/$*/bin/python -m pytest $(PARALLEL) $(if $(FULL),,$(VERSION_TESTS))
+
+.venvs/%/.created:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	touch $@
 
 constraints: .venv/.dev
 	$(BIN)/python tools/constraints.py > $@.new
@@ -58,4 +79,4 @@ format: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv demo build dist *.egg-info
+	rm -rf .venv .venvs demo build dist *.egg-info

@@ -40,8 +40,8 @@ def write_int8(model, path, calibration):
     """Quantizes a model to int8 and writes it.
 
     Weights per output channel, activations per tensor, both unsigned, as
-    pairs of QuantizeLinear and DequantizeLinear that the runtime fuses. Convolutions
-    and dense layers alone: everything between stays in float32.
+    pairs of QuantizeLinear and DequantizeLinear that the runtime fuses.
+    Convolutions and dense layers alone: everything between stays in float32.
 
     Args:
         model: A float32 `onnx.ModelProto`.

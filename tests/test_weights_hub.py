@@ -118,10 +118,10 @@ def test_imagenet_loads_timms_file(published, monkeypatch):
         huggingface_hub, "try_to_load_from_cache", lambda *_: None
     )
     monkeypatch.setitem(module._REPOSITORIES, "tiny", REPO)
-    from keras_nfnet.weights.load import load_pretrained
+    from keras_nfnet.weights.load import load_pretrained, pretrained_path
 
     target = build()
-    load_pretrained(target, "imagenet", "tiny")
+    load_pretrained(target, pretrained_path("imagenet", "tiny"))
     assert asked == [
         f"https://huggingface.co/{REPO}/resolve/main/model.safetensors",
         (REPO, "model.safetensors"),

@@ -98,6 +98,11 @@ def NFNet(
             f"one of {', '.join(VARIANTS)}. Received: config={config!r}"
         )
     image, inputs = input_for(input_tensor, input_shape)
+    if weights is not None:
+        from keras_nfnet.weights.load import load_pretrained, pretrained_path
+
+        # First: a file that cannot be had costs no building.
+        weights = pretrained_path(weights, variant)
     if name is None:
         name = default_name(variant) if variant else "nfnet"
 
@@ -124,9 +129,7 @@ def NFNet(
 
     model = built_while_drawing(build)
     if weights is not None:
-        from keras_nfnet.weights.load import load_pretrained
-
-        load_pretrained(model, weights, variant)
+        load_pretrained(model, weights)
     return model
 
 

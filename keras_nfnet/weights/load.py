@@ -49,21 +49,30 @@ def load(model, source, new_head=False):
     _load(variables, source, new_head)
 
 
-def load_pretrained(model, weights, variant):
-    """What a builder does with its argument `weights`.
+def pretrained_path(weights, variant):
+    """The file that a builder's argument `weights` means.
 
     Args:
-        model: The new model.
         weights: `"imagenet"` or a path.
         variant: The variant's name, or `None` for a configuration.
 
     Raises:
-        As `load`.
+        ValueError: If none were published for the variant.
+        WeightsFileError: If the published file cannot be had.
     """
     if isinstance(weights, str) and weights == "imagenet":
-        weights = published_weights(variant)
+        return published_weights(variant)
+    return weights
+
+
+def load_pretrained(model, path):
+    """Loads what `pretrained_path` gave into a new model.
+
+    Raises:
+        As `load`.
+    """
     variables, _ = parameters(model)
-    _load(variables, weights, new_head=False)
+    _load(variables, path, new_head=False)
 
 
 def classes_in(source):

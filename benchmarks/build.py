@@ -1,0 +1,118 @@
+"""What it costs to import the package and to build a network.
+
+    python benchmarks/build.py
+
+Each in a process of its own: `import keras` and `import keras_nfnet` in
+turns, pair by pair; then F0, F6 and F7 with random weights: seconds, and the
+memory that the build took at its highest over that of the parameters.
+Writes benchmarks/results/build.json and .md.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results"
+IMPORT = """
+import time; started = time.perf_counter()
+import {module}
+print("FOUND", time.perf_counter() - started)
+"""
+BUILD = """
+import resource, time
+import keras_nfnet
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before, started = peak(), time.perf_counter()
+model = keras_nfnet.NFNet({variant!r}, weights=None)
+seconds = time.perf_counter() - started
+print("FOUND", seconds, (peak() - before) / (4 * model.count_params()))
+"""
+
+
+def run(program):
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = [x for x in done.stdout.splitlines() if x[:5] == "FOUND"]
+    return [float(value) for value in line.split()[1:]]
+
+
+def spread(values, form):
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:{form}} ({low:{form}}–{high:{form}})"
+
+
+def table(result):
+    pairs = result["imports"]
+    ratios = [ours / keras for keras, ours in pairs]
+    lines = [
+        "# Import and build",
+        "",
+        f"{result['machine']}; median (lowest–highest) of "
+        f"{len(pairs)} processes each. Written by "
+        "`python benchmarks/build.py`.",
+        "",
+        "| | s | memory over the parameters |",
+        "|---|---:|---:|",
+        f"| `import keras` | {spread([k for k, _ in pairs], '.2f')} | |",
+        f"| `import keras_nfnet` | {spread([o for _, o in pairs], '.2f')} | |",
+        f"| the second over the first, pair by pair | "
+        f"{spread(ratios, '.2f')} | |",
+    ]
+    for variant, values in result["builds"].items():
+        seconds, memory = zip(*values, strict=True)
+        over = [value - 1 for value in memory]
+        lines.append(
+            f"| build of {variant} | {spread(seconds, '.2f')} | "
+            f"{spread(over, '.1%')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--runs", type=int, default=5, help="of each")
+    options = parser.parse_args()
+    imports, builds = [], {}
+    for _ in range(options.runs):
+        pair = [
+            run(IMPORT.format(module=module))[0]
+            for module in ("keras", "keras_nfnet")
+        ]
+        imports.append(pair)
+    for variant in ("F0", "F6", "F7"):
+        builds[variant] = [
+            run(BUILD.format(variant=variant)) for _ in range(options.runs)
+        ]
+    import keras
+
+    result = {
+        "machine": f"{os.cpu_count()} CPU cores, Python "
+        f"{platform.python_version()}, {keras.backend.backend()} backend, "
+        f"Keras {keras.__version__}",
+        "imports": imports,
+        "builds": builds,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "build.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = table(result)
+    (RESULTS / "build.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@
 Each variant and format in a process of its own, at the variant's training
 size, with the parameters of the tests' reference figures (tests/fill.py),
 which give logits of about 1. Each artifact is removed after its row is
-written; rows that are there are not made again. F6 needs about 16 GB of
+written; rows that are there are not made again. F6 needs about 11 GB of
 memory. Writes benchmarks/results/export_all.md and .jsonl.
 """
 

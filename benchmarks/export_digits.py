@@ -9,6 +9,7 @@ benchmarks/results/export_digits.md.
 """
 
 import argparse
+import json
 import os
 import pathlib
 
@@ -71,16 +72,11 @@ def main():
     pixels, labels = views(options.work, RECIPE.test_split)
     calibration, _ = views(options.work, RECIPE.train_split, 100)
     wanted = comparison.expected(model, pixels)
-    lines = [
-        "# The trained digits network in every format",
-        "",
-        f"{len(labels)} held-out digits; the Keras model has "
-        f"{np.mean(wanted.argmax(-1) == labels):.2%} right.",
-        "",
-        "| | top-1 agreement | right | largest difference of a probability "
-        "| kB |",
-        "|---|---|---|---|---|",
-    ]
+    result = {
+        "digits": len(labels),
+        "right": float(np.mean(wanted.argmax(-1) == labels)),
+        "exports": {},
+    }
     for write, runner, form, precision in JOBS:
         path = str(options.work / f"{form}_{precision}")
         arguments = {"size": RECIPE.size, "overwrite": True}
@@ -91,15 +87,38 @@ def main():
         report = write(model, path, **arguments)
         run = runner(path)
         got = np.concatenate([run(x[None]) for x in pixels])
-        agreement = np.mean(got.argmax(-1) == wanted.argmax(-1))
-        lines.append(
-            f"| {form} {precision} | {agreement:.2%} | "
-            f"{np.mean(got.argmax(-1) == labels):.2%} | "
-            f"{np.abs(got - wanted).max():.1e} | {report.size / 1e3:.0f} |"
-        )
-        print(lines[-1], flush=True)
+        result["exports"][f"{form} {precision}"] = {
+            "agreement": float(np.mean(got.argmax(-1) == wanted.argmax(-1))),
+            "right": float(np.mean(got.argmax(-1) == labels)),
+            "difference": float(np.abs(got - wanted).max()),
+            "bytes": report.size,
+        }
+    text = table(result)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "export_digits.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / "export_digits.json").write_text(
+        json.dumps(result, indent=1) + "\n"
+    )
+    (RESULTS / "export_digits.md").write_text(text)
+    print(text)
+
+
+def table(result):
+    lines = [
+        "# The trained digits network in every format",
+        "",
+        f"{result['digits']} held-out digits; the Keras model has "
+        f"{result['right']:.2%} right.",
+        "",
+        "| | top-1 agreement | right | largest difference of a probability "
+        "| kB |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["exports"].items():
+        lines.append(
+            f"| {name} | {row['agreement']:.2%} | {row['right']:.2%} | "
+            f"{row['difference']:.1e} | {row['bytes'] / 1e3:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

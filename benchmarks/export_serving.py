@@ -12,6 +12,7 @@ TensorFlow Serving binary itself is not run.
 
 import argparse
 import io
+import json
 import os
 import pathlib
 import subprocess
@@ -125,11 +126,36 @@ def main():
                 )
             finally:
                 server.terminate()
-    growth = memory[1] / memory[0] - 1
+    result = {
+        "requests": options.requests,
+        "answers": [
+            [kind, answer, count]
+            for (kind, answer), count in sorted(counts.items(), reverse=True)
+        ],
+        "memory": memory,
+        "growth": memory[1] / memory[0] - 1,
+        "seconds": seconds,
+        "median delay": float(np.median(latencies)),
+        "99th percentile": float(np.percentile(latencies, 99)),
+    }
+    text = table(result)
+    results = HERE / "results"
+    (results / "export_serving.json").write_text(
+        json.dumps(result, indent=1) + "\n"
+    )
+    (results / "export_serving.md").write_text(text)
+    print(text)
+    expected = {("valid", "OK"), ("junk", "INVALID_ARGUMENT")}
+    return 0 if set(counts) == expected and result["growth"] < 0.05 else 1
+
+
+def table(result):
+    first, last = result["memory"]
+    requests = result["requests"]
     lines = [
         "# gRPC requests over the exported signatures",
         "",
-        f"{options.requests:,} requests of one picture (JPEG, PNG, WebP) from "
+        f"{requests:,} requests of one picture (JPEG, PNG, WebP) from "
         f"{CLIENTS} clients by the stock stub; the server is "
         "`export/serving/local_server.py`, not TensorFlow Serving's binary.",
         "",
@@ -137,18 +163,16 @@ def main():
         "|---|---|",
         *(
             f"| {kind} requests answered {answer} | {count:,} |"
-            for (kind, answer), count in sorted(counts.items(), reverse=True)
+            for kind, answer, count in result["answers"]
         ),
-        f"| memory after the first tenth | {memory[0] / 1e6:.0f} MB |",
-        f"| memory at the end | {memory[1] / 1e6:.0f} MB ({growth:+.1%}) |",
-        f"| requests a second | {options.requests / seconds:.0f} |",
-        f"| median delay | {1e3 * np.median(latencies):.1f} ms |",
-        f"| 99th percentile | {1e3 * np.percentile(latencies, 99):.1f} ms |",
+        f"| memory after the first tenth | {first / 1e6:.0f} MB |",
+        f"| memory at the end | {last / 1e6:.0f} MB "
+        f"({result['growth']:+.1%}) |",
+        f"| requests a second | {requests / result['seconds']:.0f} |",
+        f"| median delay | {1e3 * result['median delay']:.1f} ms |",
+        f"| 99th percentile | {1e3 * result['99th percentile']:.1f} ms |",
     ]
-    print("\n".join(lines))
-    (HERE / "results" / "export_serving.md").write_text("\n".join(lines) + "\n")
-    expected = {("valid", "OK"), ("junk", "INVALID_ARGUMENT")}
-    return 0 if set(counts) == expected and growth < 0.05 else 1
+    return "\n".join(lines) + "\n"
 
 
 def load(server, requests, good, junk):

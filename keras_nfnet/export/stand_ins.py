@@ -54,7 +54,7 @@ class StandIns:
             subgraph = model.Subgraphs(graph)
             for index in range(subgraph.TensorsLength()):
                 tensor = subgraph.Tensors(index)
-                data = model.Buffers(tensor.Buffer()).DataAsNumpy()
+                data = _data(model.Buffers(tensor.Buffer()), content)
                 which = _stands_for(tensor, data)
                 if which in missing:
                     _write(self.weights[which], tensor, data)
@@ -63,9 +63,20 @@ class StandIns:
             raise LookupError(f"{len(missing)} weights have no place")
 
 
+def _data(buffer, content):
+    """A buffer's bytes, writable; `None` if it has none."""
+    if buffer.Size():
+        # A file near 2 GB and beyond has them behind the flatbuffer.
+        return np.frombuffer(
+            content, np.uint8, buffer.Size(), offset=buffer.Offset()
+        )
+    data = buffer.DataAsNumpy()
+    return data if isinstance(data, np.ndarray) else None
+
+
 def _stands_for(tensor, data):
     """Index of the weight whose number fills a tensor, or `None`."""
-    if not isinstance(data, np.ndarray):
+    if data is None:
         return None
     if tensor.Type() not in _KINDS:
         return None

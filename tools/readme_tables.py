@@ -1,0 +1,289 @@
+"""Fills the README's tables from the models and from benchmarks/results/.
+
+    python tools/readme_tables.py            writes README.md
+    python tools/readme_tables.py --check    exit status 1 if it would change
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; what it says
+comes from the function of that name below, and from nowhere else.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import statistics
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+_TABLE = re.compile(
+    r"(<!-- table (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
+
+
+def read(name):
+    text = (RESULTS / name).read_text(encoding="utf-8")
+    if name.endswith(".jsonl"):
+        return [json.loads(line) for line in text.splitlines()]
+    return json.loads(text)
+
+
+def link(text, name):
+    return f"[{text}](benchmarks/results/{name}.md)"
+
+
+def spread(values, form=".2f"):
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:{form}} ({low:{form}}–{high:{form}})"
+
+
+def rows(heads, body):
+    lines = [
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+    ]
+    return lines + ["| " + " | ".join(row) + " |" for row in body]
+
+
+def models():
+    from keras_nfnet.diagnostics import variant_table
+
+    return rows(
+        (
+            *("", "parameters", "train px", "GMACs", "test px", "GMACs"),
+            *("top-1, published", "weights"),
+        ),
+        [
+            (
+                row["variant"],
+                f"{row['parameters']:,}",
+                f"{row['train_size']}",
+                f"{row['train_gmacs']:.2f}",
+                f"{row['test_size']}",
+                f"{row['test_gmacs']:.2f}",
+                f"{row['top1']:.1f}" if row["top1"] else "–",
+                "published" if row["weights"] else "–",
+            )
+            for row in variant_table()
+        ],
+    )
+
+
+def exactness():
+    result = read("exactness.json")
+
+    def largest(*cases, of=None):
+        return [
+            "{:.1e}".format(
+                max(
+                    error
+                    for case in cases
+                    for what, error in found[case].items()
+                    if of is None or what in of
+                )
+            )
+            for found in result["backends"].values()
+        ]
+
+    networks = [name for name in result["backends"]["jax"] if "px" in name]
+    signal = ("avg_sq_mean", "avg_var", "res_avg_var")
+    features = ("norm of the logits", "norm of the pooled features")
+    return rows(
+        ("largest relative difference from the authors' code", *("TF", "JAX")),
+        [
+            *(
+                (f"{name}: logits", *largest(name, of=("logits",)))
+                for name in networks
+            ),
+            ("norms of logits and features", *largest(*networks, of=features)),
+            ("signal after every block", *largest(*networks, of=signal)),
+            (
+                "20 training steps: losses, rates, final weights and logits",
+                *largest("20 training steps"),
+            ),
+        ],
+    )
+
+
+def others():
+    result = read("exactness.json")
+    changes = dict(result["deviations"])
+    ours = changes.pop("none")
+    return rows(
+        ("F0's logits, relative difference from the authors'", ""),
+        [
+            ("this package", f"{ours:.0e}"),
+            ("timm's arithmetic with the same values", f"{result['timm']:.1%}"),
+            *(
+                (f"ours, with {name}", f"{change:.2%}")
+                for name, change in changes.items()
+            ),
+        ],
+    )
+
+
+def speed():
+    exports = read("export_speed.json")["rows"]
+    timm = exports["timm compiled"]["seconds"]
+    base, int8 = exports["tflite float32"], exports["tflite dynamic_int8"]
+
+    def export(name):
+        return f"{1e3 * exports[name]['seconds']:.0f}"
+
+    data, cost, build = (
+        read(f"{name}.json") for name in ("data_speed", "agc_cost", "build")
+    )
+    ours, theirs = (
+        [rate for rate, _ in data[name]] for name in ("keras_nfnet", "timm")
+    )
+    steps = cost["seconds"]
+    imports = [ours / keras for keras, ours in build["imports"]]
+    builds = build["builds"]
+    body = [
+        (
+            link("F0 at 256 px, one picture, ms", "export_speed"),
+            f"LiteRT {export('tflite float32')}, "
+            f"ONNX Runtime {export('onnx float32')}, "
+            f"SavedModel {export('saved_model float32')}",
+            f"timm compiled {1e3 * timm:.0f}, eager {export('timm eager')}",
+        ),
+        (
+            "the same in int8, ms",
+            f"LiteRT dynamic {export('tflite dynamic_int8')}, "
+            f"calibrated {export('tflite int8')}, "
+            f"ONNX Runtime {export('onnx int8')}",
+            f"float32 LiteRT {export('tflite float32')}",
+        ),
+        (
+            "dynamic int8 in LiteRT over float32: size; cosine of the logits",
+            f"{int8['bytes'] / base['bytes']:.3f}; {int8['cosine']:.4f}",
+            "",
+        ),
+        (
+            link("training pictures a second at 192 px", "data_speed"),
+            spread(ours, ".0f"),
+            f"timm {spread(theirs, '.0f')}",
+        ),
+        (
+            link("a step of F0 with AGC, s", "agc_cost"),
+            spread(steps["with"]),
+            f"without {spread(steps['without'])}",
+        ),
+        (
+            link("`import keras_nfnet` over `import keras`", "build"),
+            spread(imports),
+            "",
+        ),
+        *(
+            (
+                f"build of {name}, s; memory over the parameters",
+                f"{spread([s for s, _ in builds[name]])}; "
+                f"{statistics.median(m for _, m in builds[name]) - 1:.0%}",
+                "",
+            )
+            for name in builds
+        ),
+    ]
+    return rows(("", "this package", "beside"), body)
+
+
+def exports():
+    made = read("export_all.jsonl")
+    formats = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
+    body = []
+    for variant in dict.fromkeys(row["variant"] for row in made):
+        cells = [variant]
+        for form in formats:
+            (row,) = [
+                row
+                for row in made
+                if (row["variant"], row["format"]) == (variant, form)
+            ]
+            cells.append(
+                f"{row['largest difference']:.0e}, "
+                f"{row['top-1 agreement']:.0%}, {row['seconds']:.0f} s"
+            )
+        body.append(cells)
+    return rows(("", *formats.values()), body)
+
+
+def faults():
+    serving = read("export_serving.json")
+    answers = {answer: count for _, answer, count in serving["answers"]}
+    engines = read("checkpoint_engines.json")["engines"]
+    runs = read("kill_run.json")
+    body = [
+        (
+            link(f"a run under `kill -9`, {backend}", "kill_run"),
+            f"{run['kills']['at random']} kills at random, "
+            f"{run['kills']['in a save']} in a save: "
+            f"{len(run['different_arrays'])} of {run['arrays']} arrays "
+            "differ in a bit from the undisturbed run",
+        )
+        for backend, run in sorted(runs.items())
+    ]
+    for kind, title in (
+        ("random kills", "`kill -9` at random"),
+        ("kills in saves", "`kill -9` while a checkpoint is written"),
+    ):
+        found = engines["ours"][kind]
+        body.append(
+            (
+                link(f"checkpoints: {title}", "checkpoint_engines"),
+                f"{found['newest']} of {found['kills']} restored the newest, "
+                f"{found['lost']} lost",
+            )
+        )
+    for kind, title in (("flips", "flipped bits"), ("truncations", "cuts")):
+        found = engines["ours"][kind]
+        body.append(
+            (
+                f"checkpoints: {title} in the newest",
+                f"{found['older']} of {sum(found.values())} noticed and the "
+                f"one before it taken, {found['silent']} accepted wrongly "
+                f"(Orbax: {engines['orbax'][kind]['silent']})",
+            )
+        )
+    body.append(
+        (
+            link("gRPC requests with 1% junk, 8 clients", "export_serving"),
+            f"{answers['OK']:,} answered, {answers['INVALID_ARGUMENT']:,} "
+            f"junk ones INVALID_ARGUMENT, memory {serving['growth']:+.1%}",
+        )
+    )
+    return rows(("", ""), body)
+
+
+TABLES = (models, exactness, others, speed, exports, faults)
+
+
+def filled(text):
+    tables = {table.__name__: table for table in TABLES}
+
+    def fill(match):
+        lines = tables[match["name"]]()
+        return match[1] + "\n" + "\n".join(lines) + "\n\n" + match[3]
+
+    return _TABLE.sub(fill, text)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    text = README.read_text(encoding="utf-8")
+    new = filled(text)
+    if options.check:
+        if new != text:
+            print("README.md is not what its tables' sources say")
+        return int(new != text)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

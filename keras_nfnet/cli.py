@@ -68,7 +68,9 @@ def _parser():
     predict = _command(commands, "predict", _predict, "top classes of pictures")
     predict.add_argument("pictures", nargs="+", metavar="PICTURE")
     predict.add_argument(
-        "--model", default="F0", help="variant, such as F1 (default: F0)"
+        "--model",
+        default="F0",
+        help="variant, such as F1, or a .keras file (default: F0)",
     )
     predict.add_argument(
         "--weights",
@@ -76,7 +78,7 @@ def _parser():
         help='"imagenet" or a file of weights (default: imagenet)',
     )
     predict.add_argument(
-        "--size", type=int, help="pixels (default: the variant's test size)"
+        "--size", type=int, help="pixels (default: the model's test size)"
     )
     predict.add_argument(
         "--top", type=int, default=5, help="classes to print (default: 5)"
@@ -85,7 +87,15 @@ def _parser():
         "--classes", type=int, help="classes of the weights (default: 1000)"
     )
     predict.add_argument(
-        "--labels", help="text file, one name a line (default: ImageNet's)"
+        "--margin",
+        type=int,
+        help="pixels to resize beyond the size before the centre is cut out "
+        "(default: what the run of a .keras file left, or 32)",
+    )
+    predict.add_argument(
+        "--labels",
+        help="text file, one name a line (default: the labels.txt beside a "
+        ".keras file, or ImageNet's)",
     )
 
     add_export(commands)
@@ -168,6 +178,7 @@ def _predict(options):
         top=options.top,
         labels=options.labels,
         classes=options.classes,
+        margin=options.margin,
     )
     print(format_predictions(options.pictures, predictions))
     return 0

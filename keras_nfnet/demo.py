@@ -30,6 +30,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     """
     import tensorflow as tf
 
+    from keras_nfnet.data.description import description
     from keras_nfnet.data.pipeline import load_split
     from keras_nfnet.diagnostics import signal_propagation
     from keras_nfnet.export import to_saved_model
@@ -51,6 +52,15 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     trained = time.perf_counter()
     model = result.model
     _save(model, directory / "digits.keras")
+    beside = description(
+        model.name,
+        result.label_names,
+        (recipe.size, recipe.size),
+        recipe.precision,
+        recipe.evaluation_margin,
+    )
+    for name, text in beside.items():
+        _write(directory / name, text)
     report = to_saved_model(
         model,
         str(directory / "saved_model"),

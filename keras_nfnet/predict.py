@@ -1,6 +1,8 @@
 """Labels for picture files, by the paper's evaluation."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from keras_nfnet.data.labels import best, class_names, read_labels
 from keras_nfnet.data.preprocessing import (
@@ -21,7 +23,7 @@ def predict(
     top=5,
     labels=None,
     classes=None,
-    margin=EVALUATION_MARGIN,
+    margin=None,
 ):
     """The best classes of picture files.
 
@@ -30,18 +32,20 @@ def predict(
 
     Args:
         pictures: A list of paths, or of encoded bytes; or one of them.
-        variant: Name of a variant, `"F0"` … `"F7+"`.
-        weights: `"imagenet"` or the path of a file, as for
+        variant: Name of a variant, `"F0"` … `"F7+"`, or the path of a
+            `.keras` file, such as a run leaves.
+        weights: Of a variant: `"imagenet"` or the path of a file, as for
             `keras_nfnet.NFNet`.
         size: Side in pixels to evaluate at. Default: the variant's test
-            size.
+            size, or that of the file.
         top: How many classes to return, 1 or more.
         labels: One name per class, or the path of a text file with one name
-            a line. Default: ImageNet's names for 1000 classes, else the
-            classes' numbers.
-        classes: Classes of the weights. Default: as many as there are
-            `labels`, or 1000.
+            a line. Default: those beside a `.keras` file, ImageNet's names
+            for 1000 classes, else the classes' numbers.
+        classes: Classes of a variant's weights. Default: as many as there
+            are `labels`, or 1000.
         margin: Pixels to resize beyond `size` before the centre crop.
+            Default: what lies beside a `.keras` file, or 32.
 
     Returns:
         Per picture a list of `(label, score)`, best first; `top` of them,
@@ -60,27 +64,26 @@ def predict(
         raise ValueError(
             "`pictures` must hold a picture or more. Received: pictures=[]"
         )
-    if not isinstance(variant, str) or variant.upper() not in VARIANTS:
-        raise ValueError(
-            f"`variant` must be one of {', '.join(VARIANTS)}. "
-            f"Received: variant={variant!r}"
-        )
-    if weights is None:
-        raise ValueError(
-            '`weights` must be "imagenet" or the path of a file; a network '
-            "with random weights predicts nothing. Received: weights=None"
-        )
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise ValueError(
             f"`top` must be a whole number above 0. Received: top={top!r}"
         )
-    size = VARIANTS[variant.upper()].test_size if size is None else size
-    sides(size)
     if isinstance(labels, str | os.PathLike):
         labels = read_labels(labels)
-    if classes is None:
-        classes = 1000 if labels is None else len(labels)
-    names = class_names(labels, classes)
+    if str(variant).endswith(".keras"):
+        network = _from_file(variant, weights, classes)
+    else:
+        network = _variant(variant, weights, classes, labels)
+    labels = network.labels if labels is None else labels
+    names = class_names(labels, network.classes)
+    size = network.size if size is None else size
+    if size is None:
+        raise ValueError(
+            "`size` must be given: the file takes any resolution and has no "
+            f"preprocessing.json beside it. Received: variant={str(variant)!r}"
+        )
+    sides(size)
+    margin = network.margin if margin is None else margin
     views = [
         evaluation_picture(decode_picture(picture), size, margin)
         for picture in pictures
@@ -90,17 +93,82 @@ def predict(
     from keras import ops
     from tqdm import tqdm
 
-    from keras_nfnet.models.nfnet import NFNet
-
-    model = NFNet(variant, weights=weights, classes=classes)
+    model = network.build()
     results = []
     for view in tqdm(views, unit="picture", disable=len(views) < 2):
         images = preprocess_input(view, data_format="channels_last")[None]
-        scores = ops.convert_to_numpy(model(images, training=False))[0]
+        scores = model(images, training=False)
+        if network.logits:
+            scores = ops.softmax(scores)
+        scores = ops.convert_to_numpy(scores)[0]
         results.append(
             [(names[index], score) for index, score in best(scores, top)]
         )
     return results
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What is known of a network before it is built."""
+
+    build: Callable
+    classes: int
+    size: int | tuple | None
+    labels: tuple | None = None
+    margin: int = EVALUATION_MARGIN
+    logits: bool = False
+
+
+def _variant(variant, weights, classes, labels):
+    if not isinstance(variant, str) or variant.upper() not in VARIANTS:
+        raise ValueError(
+            f"`variant` must be one of {', '.join(VARIANTS)}, or the path of "
+            f"a .keras file. Received: variant={variant!r}"
+        )
+    if weights is None:
+        raise ValueError(
+            '`weights` must be "imagenet" or the path of a file; a network '
+            "with random weights predicts nothing. Received: weights=None"
+        )
+    if classes is None:
+        classes = 1000 if labels is None else len(labels)
+
+    def build():
+        from keras_nfnet.models.nfnet import NFNet
+
+        return NFNet(variant, weights=weights, classes=classes)
+
+    return _Network(build, classes, VARIANTS[variant.upper()].test_size)
+
+
+def _from_file(path, weights, classes):
+    for name, value, default in (
+        ("weights", weights, "imagenet"),
+        ("classes", classes, None),
+    ):
+        if value != default:
+            raise ValueError(
+                f"`{name}` is of a variant; a .keras file has its own. "
+                f"Received: {name}={value!r}"
+            )
+    from keras_nfnet.data.description import described
+    from keras_nfnet.export.classifier import check_classifier, ends_in_logits
+    from keras_nfnet.models.keras_file import load_keras_file
+
+    # Its size and classes are not known before.
+    model = load_keras_file(path, "variant")
+    beside = described(path)
+    fixed = tuple(model.inputs[0].shape[1:3])
+    size = beside.size if None in fixed else fixed
+    margin = EVALUATION_MARGIN if beside.margin is None else beside.margin
+    return _Network(
+        lambda: model,
+        check_classifier(model),
+        size,
+        beside.labels,
+        margin,
+        ends_in_logits(model),
+    )
 
 
 def format_predictions(pictures, predictions):

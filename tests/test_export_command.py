@@ -1,17 +1,20 @@
 """Tests of `keras-nfnet export` and the scripts in `export/`."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from test_fold import network
 
 import keras_nfnet
 from keras_nfnet.cli import main
+from keras_nfnet.data.description import description
 from keras_nfnet.export import onnx_file, tflite
 from keras_nfnet.export.verify import verify
 
@@ -65,6 +68,28 @@ def test_a_keras_file_is_exported_to_every_format(saved, model, capsys):
     assert verify("a.onnx", model, "float16").largest_difference < 1e-3
     with pytest.raises(ValueError, match="float32 export must give"):
         verify("a.tflite", model)
+
+
+def test_what_a_run_left_beside_the_file_goes_into_the_artifact(saved):
+    texts = description("m", list("abcdefghij"), (32, 32), "float32", 0)
+    for name, text in texts.items():
+        pathlib.Path(name).write_text(text)
+    for options, margin, labels in (
+        ((), 0, "a\n"),
+        (("--margin", "4", "--labels", "other.txt"), 4, "0\n"),
+    ):
+        pathlib.Path("other.txt").write_text(
+            "".join(f"{i}\n" for i in range(10))
+        )
+        command = ["export", saved, "--format", "onnx", "--overwrite"]
+        assert main([*command, "--out", "a.onnx", *options]) == 0
+        entries = {
+            entry.key: entry.value
+            for entry in onnx.load("a.onnx").metadata_props
+        }
+        assert json.loads(entries["preprocessing.json"])["margin"] == margin
+        assert entries["labels.txt"].startswith(labels)
+    assert main(["export", saved, "--margin", "-1"]) == 2
 
 
 def test_bad_input_is_status_2_and_one_line(saved, capsys):

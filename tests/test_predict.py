@@ -6,6 +6,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import keras_nfnet
+from keras_nfnet.data.description import description
 from keras_nfnet.data.preprocessing import (
     decode_picture,
     evaluation_picture,
@@ -69,11 +70,44 @@ def test_predict_takes_one_picture_labels_and_another_size(pictures, weights):
     ]
 
 
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_predict_takes_a_keras_file_and_what_lies_beside_it(
+    pictures, tmp_path, activation
+):
+    config = NFNetConfig((32, 64), (1, 1), group_width=16)
+    model = keras_nfnet.NFNet(
+        config, weights=None, classes=3, classifier_activation=activation
+    )
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    china = pictures / "china.png"
+    with pytest.raises(ValueError, match="`size` must be given"):
+        predict(china, path)
+    plain = predict(china, path, size=48, top=3)
+    texts = description("m", ["a", "b", "é"], (48, 48), "float32", margin=0)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (found,) = predict(china, path, top=3)
+    view = evaluation_picture(decode_picture(china), 48, 0)
+    scores = np.asarray(model(preprocess_input(view)[None]))
+    if activation is None:
+        scores = np.exp(scores) / np.exp(scores).sum()
+    wanted = dict(zip(["a", "b", "é"], scores[0], strict=True))
+    assert dict(found) == pytest.approx(wanted, abs=1e-5)
+    assert [score for _, score in plain[0]] != [score for _, score in found]
+    with pytest.raises(ValueError, match="`weights` is of a variant"):
+        predict(china, path, weights="a.h5")
+    (tmp_path / "preprocessing.json").write_text("{")
+    with pytest.raises(ValueError, match=r"preprocessing\.json"):
+        predict(china, path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"pictures": []}, "`pictures`"),
         ({"variant": "F9"}, "`variant` must be one of F0.*'F9'"),
+        ({"variant": "gone.keras"}, "`variant` must be.*'gone.keras'"),
         ({"weights": None}, "`weights`.*Received: weights=None"),
         ({"top": 0}, "`top`.*Received: top=0"),
         ({"size": 0}, "`size`.*Received: size=0"),

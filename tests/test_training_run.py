@@ -13,6 +13,7 @@ import keras_nfnet
 from keras_nfnet import Recipe
 from keras_nfnet.cli import main
 from keras_nfnet.data.augmentation import Augmentation
+from keras_nfnet.data.description import described
 from keras_nfnet.training import recipes
 from keras_nfnet.training.recipe_file import (
     from_toml,
@@ -211,6 +212,10 @@ def test_a_run_leaves_its_directory(data_dir, tmp_path, capsys):
     assert f"{100 * last['val_accuracy']:.2f}%" in printed
     assert (run / "training.png").read_bytes()[:4] == b"\x89PNG"
     assert list((run / "tensorboard").rglob("events.out.*"))
+    beside = described(run / "model.keras")
+    assert beside.labels == tuple("0123456789")
+    assert beside.size == (recipe.test_size or recipe.size,) * 2
+    assert beside.margin == recipe.evaluation_margin
     assert not list(run.glob(".*.tmp"))
 
     model = keras.models.load_model(run / "model.keras")

@@ -5,7 +5,11 @@ import warnings
 
 import numpy as np
 
-from keras_nfnet.data.preprocessing import decode_picture, evaluation_picture
+from keras_nfnet.data.preprocessing import (
+    EVALUATION_MARGIN,
+    decode_picture,
+    evaluation_picture,
+)
 from keras_nfnet.export.comparison import photographs
 
 # Of a folder this many pictures are read, evenly over the sorted names.
@@ -14,7 +18,7 @@ _MOST = 128
 _VIEWS = 6
 
 
-def calibration_pixels(calibration, size):
+def calibration_pixels(calibration, size, margin=EVALUATION_MARGIN):
     """Float32 pixels 0–255 that stand for what will be classified.
 
     Args:
@@ -24,6 +28,8 @@ def calibration_pixels(calibration, size):
             photographs that come with scikit-learn.
         size: `(height, width)` that pictures are brought to by the paper's
             evaluation preprocessing. An array is taken as it is.
+        margin: Pixels to resize those of a folder beyond `size` before the
+            centre crop.
 
     Returns:
         A float32 array `(pictures, height, width, 3)`.
@@ -40,7 +46,7 @@ def calibration_pixels(calibration, size):
         )
         return _sample_views(size)
     if isinstance(calibration, str | os.PathLike):
-        return _folder(calibration, size)
+        return _folder(calibration, size, margin)
     pixels = np.asarray(calibration)
     if (
         pixels.ndim != 4
@@ -61,7 +67,7 @@ def calibration_pixels(calibration, size):
     return pixels.astype("float32")
 
 
-def _folder(folder, size):
+def _folder(folder, size, margin):
     if not os.path.isdir(folder):
         raise ValueError(
             "`calibration` must be a folder of pictures that exists. "
@@ -81,7 +87,7 @@ def _folder(folder, size):
     step = max(1, len(files) // _MOST)
     return np.stack(
         [
-            evaluation_picture(decode_picture(file), size)
+            evaluation_picture(decode_picture(file), size, margin)
             for file in files[::step][:_MOST]
         ]
     )

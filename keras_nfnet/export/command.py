@@ -52,6 +52,12 @@ def add_arguments(parser):
         help="side of the pictures in pixels (default: the model's)",
     )
     parser.add_argument(
+        "--margin",
+        type=int,
+        help="pixels to resize pictures beyond the size before the centre is "
+        "cut out (default: what the run of a .keras file left, or 32)",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace what is there",
@@ -70,7 +76,9 @@ def add_model_arguments(parser):
         help='of a variant: "imagenet" (default) or a file of weights',
     )
     parser.add_argument(
-        "--labels", help="text file, one name a line (default: ImageNet's)"
+        "--labels",
+        help="text file, one name a line (default: the labels.txt beside a "
+        ".keras file, or ImageNet's)",
     )
     parser.add_argument(
         "--classes",
@@ -107,17 +115,24 @@ def export(options):
             f"Received: {options.precision}"
         )
     from keras_nfnet import export as exports
+    from keras_nfnet.data.description import Described, described
     from keras_nfnet.data.labels import read_labels
 
-    labels = read_labels(options.labels) if options.labels else None
+    beside = Described()
+    if options.model.endswith(".keras"):
+        beside = described(options.model)
+    labels = read_labels(options.labels) if options.labels else beside.labels
     _say(f"building {options.model}")
     model = model_of(options)
     arguments = {
         "labels": labels,
-        "size": options.size,
+        "size": options.size or beside.size,
         "overwrite": options.overwrite,
         "progress": _say,
     }
+    margin = beside.margin if options.margin is None else options.margin
+    if margin is not None:
+        arguments["margin"] = margin
     out = _place(options, model.name)
     if options.format == "saved_model":
         os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
@@ -138,10 +153,9 @@ def model_of(options):
     Raises:
         ValueError: Saying what to mend.
     """
-    import keras
-
     import keras_nfnet
     from keras_nfnet.data.labels import read_labels
+    from keras_nfnet.models.keras_file import load_keras_file
 
     if not options.model.endswith(".keras"):
         classes = options.classes or 1000
@@ -158,19 +172,7 @@ def model_of(options):
                 f"`--{name}` is of a variant; a .keras file has its own. "
                 f"Received: {getattr(options, name)}"
             )
-    if not os.path.isfile(options.model):
-        raise ValueError(
-            "`MODEL` must be a variant or a .keras file that exists. "
-            f"Received: {options.model!r}"
-        )
-    try:
-        # Without what trained it, which may be code that is not here.
-        return keras.models.load_model(options.model, compile=False)
-    except (OSError, KeyError, TypeError) as error:
-        raise ValueError(
-            "`MODEL` must be a whole .keras file of known layers. "
-            f"Received: {options.model!r} ({error})"
-        ) from error
+    return load_keras_file(options.model, "MODEL")
 
 
 def _place(options, name):

@@ -3,10 +3,14 @@
 import keras
 import numpy as np
 
-from keras_nfnet.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_nfnet.data.description import description
+from keras_nfnet.data.preprocessing import (
+    EVALUATION_MARGIN,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+)
 from keras_nfnet.export.calibration import calibration_pixels
 from keras_nfnet.export.comparison import checked
-from keras_nfnet.export.description import description
 from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import staged, writing
@@ -24,6 +28,7 @@ def to_onnx(
     *,
     labels=None,
     size=None,
+    margin=EVALUATION_MARGIN,
     overwrite=False,
     progress=None,
 ):
@@ -48,6 +53,7 @@ def to_onnx(
         calibration: As for `to_tflite`.
         labels: As for `to_saved_model`.
         size: As for `to_tflite`.
+        margin: As for `to_tflite`.
         overwrite: Whether a file that is there is replaced.
         progress: As for `to_tflite`.
 
@@ -68,11 +74,23 @@ def to_onnx(
     Reference: arXiv:2102.06171 for the model.
     """
     request = checked_request(
-        model, path, precision, PRECISIONS, labels, size, overwrite, ".onnx"
+        model,
+        path,
+        ".onnx",
+        PRECISIONS,
+        precision=precision,
+        labels=labels,
+        size=size,
+        margin=margin,
+        overwrite=overwrite,
     )
     if precision == "int8":
-        calibration = calibration_pixels(calibration, request.size)
-    texts = description(model, request.labels, request.size, precision)
+        calibration = calibration_pixels(
+            calibration, request.size, request.margin
+        )
+    texts = description(
+        model.name, request.labels, request.size, precision, request.margin
+    )
     say = progress or silent
     say("folding")
     folded = fold(model, "float32")

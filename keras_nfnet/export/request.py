@@ -20,14 +20,25 @@ class Request:
         labels: One string per class, or `None` of a model that returns
             feature maps.
         size: `(height, width)` in pixels.
+        margin: Pixels to resize beyond `size` before the centre crop.
     """
 
     labels: tuple | None
     size: tuple
+    margin: int
 
 
 def checked_request(
-    model, path, precision, precisions, labels, size, overwrite, ending
+    model,
+    path,
+    ending,
+    precisions,
+    *,
+    precision,
+    labels,
+    size,
+    margin,
+    overwrite,
 ):
     """Checks a model and the arguments of its export to one file.
 
@@ -44,6 +55,7 @@ def checked_request(
             f"Received: precision={precision!r}"
         )
     size = input_size(model, size) or (DEFAULT_SIZE, DEFAULT_SIZE)
+    check_margin(margin)
     shape = model.outputs[0].shape
     if len(shape) == 2:
         labels = class_names(labels, shape[-1])
@@ -54,7 +66,20 @@ def checked_request(
         )
     check_file(path, overwrite, ending)
     check_finite(model)
-    return Request(labels, size)
+    return Request(labels, size, margin)
+
+
+def check_margin(margin):
+    """Refuses a margin that is no number of pixels.
+
+    Raises:
+        ValueError: If it is not a whole number, 0 or more.
+    """
+    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
+        raise ValueError(
+            "`margin` must be a whole number, 0 or more. "
+            f"Received: margin={margin!r}"
+        )
 
 
 def silent(step):

@@ -22,7 +22,7 @@ from keras_nfnet.export.comparison import (
     report,
 )
 from keras_nfnet.export.folding import fold
-from keras_nfnet.export.request import silent
+from keras_nfnet.export.request import check_margin, silent
 from keras_nfnet.export.staging import (
     check_folder,
     refuse_existing,
@@ -111,11 +111,7 @@ def to_saved_model(
             f"pictures are brought to {DEFAULT_SIZE} pixels.",
             stacklevel=2,
         )
-    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
-        raise ValueError(
-            "`margin` must be a whole number, 0 or more. "
-            f"Received: margin={margin!r}"
-        )
+    check_margin(margin)
     _check_place(directory, overwrite)
     check_finite(model)
 

@@ -7,9 +7,10 @@ import zipfile
 import keras
 import numpy as np
 
+from keras_nfnet.data.description import description
+from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
 from keras_nfnet.export.calibration import calibration_pixels
 from keras_nfnet.export.comparison import checked
-from keras_nfnet.export.description import description
 from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import staged, writing
@@ -25,6 +26,7 @@ def to_tflite(
     *,
     labels=None,
     size=None,
+    margin=EVALUATION_MARGIN,
     overwrite=False,
     progress=None,
 ):
@@ -54,6 +56,8 @@ def to_tflite(
         labels: As for `to_saved_model`.
         size: Side in pixels that is described, calibrated and compared at,
             or `(height, width)`. Default: the model's or its variant's.
+        margin: Pixels to resize pictures beyond `size` before the centre
+            crop: of those of a calibration folder, and in the description.
         overwrite: Whether a file that is there is replaced.
         progress: Function that is told each step as it begins, such as
             `print`.
@@ -81,16 +85,28 @@ def to_tflite(
             f"the backend {keras.backend.backend()!r}"
         )
     request = checked_request(
-        model, path, precision, PRECISIONS, labels, size, overwrite, ".tflite"
+        model,
+        path,
+        ".tflite",
+        PRECISIONS,
+        precision=precision,
+        labels=labels,
+        size=size,
+        margin=margin,
+        overwrite=overwrite,
     )
     if precision == "int8":
-        calibration = calibration_pixels(calibration, request.size)
+        calibration = calibration_pixels(
+            calibration, request.size, request.margin
+        )
     say = progress or silent
     say("folding")
     folded = fold(model, "float32")
     say(f"converting to {precision}")
     content = _converted(folded, precision, calibration)
-    texts = description(model, request.labels, request.size, precision)
+    texts = description(
+        model.name, request.labels, request.size, precision, request.margin
+    )
     with staged(path) as new:
         with writing("path", path):
             with open(new, "wb") as file:

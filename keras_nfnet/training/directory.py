@@ -106,7 +106,7 @@ class RunDirectory:
             "corrupt": result.corrupt,
             **{name: values[-1] for name, values in result.history.items()},
         }
-        write_results(self.path, result, summary)
+        write_results(self.path, result, summary, self._recipe)
 
     def _refuse_another_recipe(self):
         path = os.path.join(self.path, _RECIPE)

@@ -3,6 +3,7 @@
 import json
 import os
 
+from keras_nfnet.data.description import description
 from keras_nfnet.weights import save
 from keras_nfnet.weights.atomic import replacing
 
@@ -25,23 +26,33 @@ def save_model(model, path):
                 os.remove(written)
 
 
-def write_results(directory, result, summary):
-    """Writes models, weights, `results.json` and `training.png`.
+def write_results(directory, result, summary, recipe):
+    """Writes models, weights, their description, results and a plot.
 
     Args:
         directory: The run's directory.
         result: A `TrainingResult`.
         summary: What `results.json` holds.
+        recipe: The run's, for how pictures are prepared.
     """
     save_model(result.model, os.path.join(directory, MODEL))
     save(result.model, os.path.join(directory, WEIGHTS))
     if result.ema_model is not None:
         save_model(result.ema_model, os.path.join(directory, EMA_MODEL))
         save(result.ema_model, os.path.join(directory, EMA_WEIGHTS))
-    with replacing(os.path.join(directory, "results.json")) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(summary, file, indent=1)
-            file.write("\n")
+    size = recipe.test_size or recipe.size
+    texts = description(
+        result.model.name,
+        result.label_names,
+        (size, size),
+        recipe.precision,
+        recipe.evaluation_margin,
+    )
+    texts["results.json"] = json.dumps(summary, indent=1) + "\n"
+    for name, text in texts.items():
+        with replacing(os.path.join(directory, name)) as temporary:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
     with replacing(os.path.join(directory, "training.png")) as temporary:
         training_figure(result.history).savefig(
             temporary, dpi=110, format="png"

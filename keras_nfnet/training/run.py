@@ -70,8 +70,8 @@ def train(
         directory: Folder of the run, made if it is not there: `recipe.toml`,
             `checkpoints/`, `log.csv`, `tensorboard/`, and at the end
             `model.keras`, `weights.safetensors`, the same for the average of
-            the weights, `results.json` and `training.png`. `None` to keep
-            nothing.
+            the weights, `labels.txt` and `preprocessing.json`, which go with
+            them, `results.json` and `training.png`. `None` to keep nothing.
         data_dir: Where TFDS keeps data sets; `None` for its default.
         verbose: As for `keras.Model.fit`; by default a progress bar.
         callbacks: Further Keras callbacks. They see a resumed run begin

@@ -76,6 +76,10 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     answer = loaded.signatures["serve_bytes"](image_bytes=encoded)
     predicted = answer["classes"].numpy()[:, 0].astype(str)
     truth = np.array(result.label_names)[labels.numpy()]
+    (directory / "pictures").mkdir(exist_ok=True)
+    for index, picture in enumerate(encoded.numpy()[:_SHOWN]):
+        name = f"digit{index}_is_{truth[index]}.png"
+        _write(directory / "pictures" / name, picture)
     served_accuracy = float(np.mean(predicted == truth))
     if abs(served_accuracy - result.accuracy) > 1e-6:
         raise ValueError(
@@ -112,8 +116,12 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     print()
     for name, value in rows:
         print(f"{name:36s} {value}")
-    print(f"\nresults in {directory}/: results.md, results.png, digits.keras,")
-    print("saved_model/ (takes encoded pictures)")
+    print(
+        f"\nresults in {directory}/: results.md, results.png, digits.keras, "
+        "saved_model/ (takes\nencoded pictures), pictures/. Next: "
+        f"keras-nfnet predict {directory}/pictures/*.png --model "
+        f"{directory}/digits.keras"
+    )
     return result.accuracy
 
 
@@ -124,9 +132,11 @@ def _save(model, path):
     os.replace(part, path)
 
 
-def _write(path, text):
+def _write(path, content):
+    if isinstance(content, str):
+        content = content.encode("utf-8")
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(content)
     os.replace(part, path)
 
 

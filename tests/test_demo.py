@@ -15,9 +15,11 @@ def data_dir(tmp_path_factory):
 
 @pytest.mark.tensorflow
 def test_demo_leaves_a_table_a_plot_a_model_and_a_saved_model(tmp_path):
+    import tensorflow as tf
     from PIL import Image
 
     from keras_nfnet.demo import demo
+    from keras_nfnet.predict import predict
 
     accuracy = demo(
         tmp_path / "demo",
@@ -35,6 +37,18 @@ def test_demo_leaves_a_table_a_plot_a_model_and_a_saved_model(tmp_path):
     assert model.output_shape == (None, 10)
     assert (folder / "saved_model" / "saved_model.pb").exists()
     assert not list(folder.glob(".*part*"))
+
+    # The three ways from a picture to a label agree.
+    pictures = sorted((folder / "pictures").glob("*.png"))
+    assert len(pictures) == 10
+    loaded = tf.saved_model.load(str(folder / "saved_model"))
+    served = loaded.signatures["serve_bytes"](
+        image_bytes=tf.stack([path.read_bytes() for path in pictures])
+    )
+    predicted = predict(pictures, str(folder / "digits.keras"), top=1)
+    assert [label.decode() for label in served["classes"].numpy()[:, 0]] == [
+        label for ((label, _),) in predicted
+    ]
 
 
 def test_same_recipe_gives_the_same_weights(data_dir):

@@ -2,10 +2,11 @@
 
 Three networks on the handwritten digits: an NFNet with adaptive gradient
 clipping (AGC), the same without, and its batch-normalized twin
-(`bn_twin.py`), over batch sizes at the linear scaling rule: learning rate =
-base · batch / 256. All three have the same base rates, epochs, warm-up,
-schedule, momentum, weight decay, loss, images and order of the images; both
-NFNets start from the same values. Nothing is chosen per network or batch.
+(`keras_nfnet.diagnostics.batch_normalized_twin`), over batch sizes at the
+linear scaling rule: learning rate = base · batch / 256. All three have the
+same base rates, epochs, warm-up, schedule, momentum, weight decay, loss,
+images and order of the images; both NFNets start from the same values.
+Nothing is chosen per network or batch.
 
 The two base rates were fixed before the sweep began: 0.1 is the paper's, 0.8
 that of a first try of this project. All else is the recipe `digits`, but
@@ -158,9 +159,9 @@ class Trainer:
         shape = (self.setting["size"], self.setting["size"], 3)
         classes = self.data[1].shape[-1]
         if self.network == "bn":
-            from bn_twin import bn_twin
+            from keras_nfnet.diagnostics import batch_normalized_twin
 
-            return bn_twin(config, shape, classes)
+            return batch_normalized_twin(config, shape, classes)
         return NFNet(
             config,
             weights=None,
@@ -245,7 +246,7 @@ class Trainer:
         accuracy = test_loss = None
         if diverged_at is None:
             if self.network == "bn":
-                from bn_twin import use_statistics_of
+                from keras_nfnet.diagnostics import use_statistics_of
 
                 use_statistics_of(self.model, images)
             logits = self.model(test_images, training=False)

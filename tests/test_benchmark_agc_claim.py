@@ -159,8 +159,8 @@ def test_both_nf_networks_start_from_the_same_values(trainers):
 
 def test_twin_has_batch_normalization_and_no_weight_standardization(trainers):
     import keras
-    from bn_twin import PlainConv2D
 
+    from keras_nfnet.diagnostics.batch_normalized_twin import PlainConv2D
     from keras_nfnet.layers import ScaledWSConv2D, SkipInit
 
     def count(network, kind):
@@ -182,7 +182,7 @@ def test_twin_has_batch_normalization_and_no_weight_standardization(trainers):
 
 
 def test_twin_is_evaluated_with_the_statistics_of_the_training_set(trainers):
-    from bn_twin import use_statistics_of
+    from keras_nfnet.diagnostics import use_statistics_of
 
     model, images = trainers["bn"].model, trainers["bn"].data[0]
     before = np.asarray(model(images, training=False))

@@ -1,6 +1,16 @@
-"""What a network does to its signal, and what it costs."""
+"""What a network does to its signal, what it costs, and its twin with BN."""
 
+from keras_nfnet.diagnostics.batch_normalized_twin import (
+    batch_normalized_twin,
+    use_statistics_of,
+)
 from keras_nfnet.diagnostics.cost import count_macs, variant_table
 from keras_nfnet.diagnostics.signal_propagation import signal_propagation
 
-__all__ = ["count_macs", "signal_propagation", "variant_table"]
+__all__ = [
+    "batch_normalized_twin",
+    "count_macs",
+    "signal_propagation",
+    "use_statistics_of",
+    "variant_table",
+]

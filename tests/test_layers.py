@@ -346,6 +346,23 @@ def test_each_variable_keeps_its_own_draw(shape):
     assert np.all(drawn != np.array(ScaledNormal(seed=1)(shape)))
 
 
+@pytest.mark.tensorflow
+def test_a_layer_built_by_itself_takes_no_more_memory_than_it_holds(
+    monkeypatch,
+):
+    from keras_nfnet.layers import fresh_memory
+
+    empty, shapes = fresh_memory._empty, []
+
+    def recorded(tf, shape):
+        shapes.append(tuple(shape))
+        return empty(tf, shape)
+
+    monkeypatch.setattr(fresh_memory, "_empty", recorded)
+    ScaledWSConv2D(16, 3).build((None, 8, 8, 16))
+    assert shapes == [(3, 3, 16, 16)]
+
+
 def _two_layers():
     """A build as `NFNet()` makes it, with kernels of 0.6 and 2.4 million."""
     inputs = keras.Input((8, 8, 256))

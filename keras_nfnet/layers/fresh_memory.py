@@ -25,9 +25,14 @@ class FreshMemory:
     nothing is copied. Tensors are cut from larger pieces of memory: a large
     page cannot hold the end of one piece and the start of the next. A
     variable leaves its piece at its first update.
+
+    Args:
+        arena: Values of one piece; 0 to give every tensor its own memory,
+            which is right for one draw by itself.
     """
 
-    def __init__(self):
+    def __init__(self, arena=_ARENA):
+        self._arena = arena
         self._piece = None
         self._used = 0
 
@@ -55,10 +60,10 @@ class FreshMemory:
 
     def _take_tensor(self, tf, shape):
         size = math.prod(shape)
-        if size % _ALIGNMENT or not 0 < size <= _ARENA:
+        if size % _ALIGNMENT or not 0 < size <= self._arena:
             return _empty(tf, shape)
-        if self._piece is None or self._used + size > _ARENA:
-            self._piece = _empty(tf, (_ARENA,))
+        if self._piece is None or self._used + size > self._arena:
+            self._piece = _empty(tf, (self._arena,))
             self._used = 0
         values, tensor = self._piece
         start = self._used

@@ -143,7 +143,8 @@ class ScaledNormal(keras.initializers.Initializer):
         if stddev is None:
             stddev = max(1, int(np.prod(shape[:-1]))) ** -0.5
         background = _BACKGROUND.get()
-        memory = FreshMemory() if background is None else background.memory
+        # By itself, one draw must not hold a piece of 64 MiB.
+        memory = FreshMemory(0) if background is None else background.memory
         values, tensor = memory.take(tuple(shape))
         chunks = [
             functools.partial(

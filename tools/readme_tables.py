@@ -134,6 +134,8 @@ def speed():
     data, cost, build = (
         read(f"{name}.json") for name in ("data_speed", "agc_cost", "build")
     )
+    digits = read("export_digits.json")["exports"].values()
+    agreements = [row["agreement"] for row in digits]
     ours, theirs = (
         [rate for rate, _ in data[name]] for name in ("keras_nfnet", "timm")
     )
@@ -158,6 +160,11 @@ def speed():
         (
             "dynamic int8 in LiteRT over float32: size; cosine of the logits",
             f"{int8['bytes'] / base['bytes']:.3f}; {int8['cosine']:.4f}",
+            "",
+        ),
+        (
+            link("the digits network's top-1 in its exports", "export_digits"),
+            f"{min(agreements):.1%}–{max(agreements):.1%} the model's",
             "",
         ),
         (

@@ -99,7 +99,7 @@ def batch_normalized_twin(config, input_shape, classes):
             depth.
         input_shape: `(height, width, channels)` in pixels; `None` for any
             height or width.
-        classes: Number of classes.
+        classes: Number of classes, 1 or more.
 
     Returns:
         A `keras.Model` that takes normalized images `(batch, height, width,
@@ -111,8 +111,10 @@ def batch_normalized_twin(config, input_shape, classes):
 
     Example:
 
-    >>> config = NFNetConfig((32, 64), (1, 1), group_width=16)
-    >>> twin = batch_normalized_twin(config, (32, 32, 3), classes=10)
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> twin = keras_nfnet.diagnostics.batch_normalized_twin(
+    ...     config, input_shape=(32, 32, 3), classes=10
+    ... )
     >>> twin.output_shape
     (None, 10)
 
@@ -175,9 +177,15 @@ def use_statistics_of(model, images):
 
     Example:
 
-    >>> config = NFNetConfig((32, 64), (1, 1), group_width=16)
-    >>> twin = batch_normalized_twin(config, (32, 32, 3), classes=10)
-    >>> use_statistics_of(twin, keras.random.normal((64, 32, 32, 3)))
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> twin = keras_nfnet.diagnostics.batch_normalized_twin(
+    ...     config, input_shape=(32, 32, 3), classes=10
+    ... )
+    >>> images = keras.random.normal((64, 32, 32, 3), seed=0)
+    >>> keras_nfnet.diagnostics.use_statistics_of(twin, images)
+    >>> gap = twin(images, training=False) - twin(images, training=True)
+    >>> bool(keras.ops.max(keras.ops.abs(gap)) < 1e-3)
+    True
 
     Reference: arXiv:2105.07576, section 3.
     """

@@ -1,5 +1,8 @@
 """Normalizer-Free Networks for Keras 3.
 
+`VARIANTS` maps the variants' names, `"F0"` … `"F7+"`, to their
+`NFNetConfig`; `__version__` is the package's version.
+
 Reference: Brock et al. 2021, arXiv:2102.06171 and arXiv:2101.08692.
 """
 

@@ -16,23 +16,25 @@ class NFNetConfig:
 
     Args:
         widths: Output channels of each stage.
-        depths: Blocks of each stage, as many as `widths`.
-        group_width: Channels of one group in the 3×3 convolutions, one
-            number or one per stage. A bottleneck is rounded down to a
-            multiple of it, and is one group where it is narrower.
-        bottleneck_ratio: Bottleneck channels over output channels.
+        depths: Blocks of each stage, as many numbers as `widths` has.
+        group_width: Channels of one group in the 3×3 convolutions, 1 or
+            more, one number or one per stage. A bottleneck is rounded down
+            to a multiple of it, and is one group where it is narrower.
+        bottleneck_ratio: Bottleneck channels over output channels, above 0.
         drop_rate: Dropout before the classifier, in [0, 1).
         train_size: Side of the training images in pixels, or `None`.
         test_size: Side of the evaluation images in pixels, or `None`.
-        stochastic_depth_rate: Drop probability that the last block's
-            neighbour approaches; block `k` of `n` has `rate * k / n`.
-        activation: Name of the activation, see `keras_nfnet.layers`.
-        se_ratio: Hidden channels of squeeze-and-excite over output channels.
-        alpha: Scale of each residual branch.
+        stochastic_depth_rate: Rate of stochastic depth, in [0, 1): block
+            `k` of `n`, counted from 0, is dropped with `rate * k / n`.
+        activation: Name of the activation, such as one of
+            `keras_nfnet.layers.ACTIVATIONS`.
+        se_ratio: Hidden channels of squeeze-and-excite over output channels,
+            above 0.
+        alpha: Scale of each residual branch, above 0.
         use_two_convs: Whether the bottleneck has a second 3×3 convolution.
             `False` is the paper's ablation.
         final_conv_mult: Channels of the last convolution over the last
-            stage's.
+            stage's, above 0.
         rand_augment: RandAugment `(layers, magnitude)` of the training
             recipe, or `None`.
 
@@ -41,8 +43,9 @@ class NFNetConfig:
 
     Example:
 
-    >>> NFNetConfig(widths=(32, 64), depths=(1, 2), group_width=16).strides
-    (1, 2)
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 2), group_width=16)
+    >>> config.strides, config.alpha
+    ((1, 2), 0.2)
 
     Reference: arXiv:2102.06171, table 1.
     """

@@ -39,9 +39,10 @@ class Augmentation:
 
     Example:
 
-    >>> f1 = Augmentation(randaugment_magnitude=10)
-    >>> without_mixing = f1.replace(mixup=0, cutmix=0)
-    >>> flips_and_crops = without_mixing.replace(randaugment_layers=0)
+    >>> f1 = keras_nfnet.data.Augmentation(randaugment_magnitude=10)
+    >>> flips_and_crops = f1.replace(mixup=0, cutmix=0, randaugment_layers=0)
+    >>> f1.mixes, flips_and_crops.mixes
+    (True, False)
 
     Reference: arXiv:2102.06171, section 4.1 and appendix A.
     """

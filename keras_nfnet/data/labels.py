@@ -21,8 +21,15 @@ def imagenet_labels():
     """The 1000 ImageNet classes in order.
 
     Returns:
-        A tuple of `(wnid, name)`, such as `("n01440764", "tench")`. Two
-        names occur twice ("crane" and "maillot"); the ids are unique.
+        A tuple of 1000 `(wnid, name)`. Two names occur twice ("crane" and
+        "maillot"); the ids are unique.
+
+    Example:
+
+    >>> keras_nfnet.data.imagenet_labels()[0]
+    ('n01440764', 'tench')
+
+    Reference: Russakovsky et al., arXiv:1409.0575.
     """
     file = resources.files("keras_nfnet.data").joinpath(_LABEL_FILE)
     rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
@@ -44,9 +51,10 @@ def decode_predictions(preds, top=5):
 
     Example:
 
-    >>> import numpy as np
-    >>> decode_predictions(np.eye(1000)[:1], top=1)[0][0][:2]
-    ('n01440764', 'tench')
+    >>> keras_nfnet.decode_predictions(np.eye(1000)[:1], top=1)
+    [[('n01440764', 'tench', 1.0)]]
+
+    Reference: `keras.applications.imagenet_utils.decode_predictions`.
     """
     shape = tuple(getattr(preds, "shape", ()))
     if len(shape) != 2 or shape[1] != 1000:

@@ -36,9 +36,16 @@ def preprocess_input(x, data_format=None):
         become Keras's default float type, floats keep theirs.
 
     Raises:
-        ValueError: If `x` has another rank or not three channels.
+        ValueError: If `x` has another rank or not three channels, or
+            `data_format` is another.
 
-    Reference: arXiv:2102.06171.
+    Example:
+
+    >>> grey = np.full((1, 256, 256, 3), 128, "uint8")
+    >>> print(np.round(keras_nfnet.preprocess_input(grey)[0, 0, 0], 2))
+    [0.07 0.21 0.43]
+
+    Reference: arXiv:2102.06171; the authors' dataset.py.
     """
     data_format = data_format or keras.config.image_data_format()
     if data_format not in ("channels_last", "channels_first"):
@@ -85,6 +92,12 @@ def decode_picture(source):
 
     Raises:
         ValueError: If it is missing, a directory, empty or no picture.
+
+    Example:
+
+    >>> keras.utils.save_img("black.png", np.zeros((8, 12, 3)), scale=False)
+    >>> keras_nfnet.data.decode_picture("black.png").shape
+    (8, 12, 3)
     """
     from PIL import Image
 
@@ -122,6 +135,9 @@ def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
     pixels more than `size`, by bicubic interpolation without antialiasing;
     then the centre is cropped.
 
+    NOTE: as with the authors, bicubic overshoots are not clipped, so values
+    can leave 0–255.
+
     Args:
         image: `(height, width, 3)`, RGB 0–255.
         size: Side of the view in pixels, or `(height, width)`.
@@ -130,8 +146,14 @@ def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
     Returns:
         A float32 NumPy array `(size, size, 3)`, not normalized.
 
-    NOTE: as with the authors, bicubic overshoots are not clipped, so values
-    can leave 0–255.
+    Raises:
+        ValueError: If an argument is not as above.
+
+    Example:
+
+    >>> image = np.zeros((300, 400, 3), "uint8")
+    >>> keras_nfnet.data.evaluation_picture(image, size=256).shape
+    (256, 256, 3)
 
     Reference: arXiv:2102.06171; the authors' dataset.py, "resize_crop_32".
     """

@@ -35,8 +35,11 @@ def count_macs(model, height, width):
     Example:
 
     >>> model = keras_nfnet.NFNetF0(weights=None)
-    >>> round(count_macs(model, 256, 256) / 1e9, 2)
+    >>> macs = keras_nfnet.diagnostics.count_macs(model, 256, 256)
+    >>> round(macs / 1e9, 2)
     12.38
+
+    Reference: arXiv:2102.06171, table 3, which calls them FLOPs.
     """
     shape = (1, height, width, model.inputs[0].shape[-1])
     total = 0
@@ -84,8 +87,17 @@ def variant_table():
 
     Returns:
         A list of dicts with `variant`, `parameters`, `train_size`,
-        `test_size`, `train_gmacs`, `test_gmacs`, `drop_rate`, `top1`
-        (published, or `None`) and `weights` (whether they are published).
+        `test_size` (in pixels), `train_gmacs`, `test_gmacs`, `drop_rate`,
+        `top1` (published, in %, or `None`) and `weights` (whether they are
+        published).
+
+    Example:
+
+    >>> rows = keras_nfnet.diagnostics.variant_table()
+    >>> rows[0]["variant"], rows[0]["parameters"], rows[0]["top1"]
+    ('F0', 71489284, 83.6)
+
+    Reference: arXiv:2102.06171, tables 1 and 3.
     """
     rows = []
     for variant, config in VARIANTS.items():

@@ -27,6 +27,17 @@ class SignalPropagation:
             `1 + alpha²` after a stage's first block, growing by `alpha²`.
             The pooled shortcuts lower the measured one on white noise,
             whose neighbouring pixels are independent.
+
+    Example:
+
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (2, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None)
+    >>> signal = keras_nfnet.signal_propagation(model)
+    >>> [round(variance, 2) for variance in signal.expected_var]
+    [1.0, 1.04, 1.08, 1.04]
+    >>> signal.plot().savefig("signal.png")
+
+    Reference: arXiv:2101.08692, section 3.
     """
 
     names: list
@@ -76,9 +87,13 @@ def signal_propagation(model, x=None):
 
     Example:
 
-    >>> signal = signal_propagation(keras_nfnet.NFNetF0(weights=None))
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (2, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None)
+    >>> signal = keras_nfnet.signal_propagation(model)
+    >>> signal.names
+    ['stem', 'stage1_block0', 'stage1_block1', 'stage2_block0']
     >>> len(signal.avg_var), len(signal.res_avg_var)
-    (13, 12)
+    (4, 3)
 
     Reference: arXiv:2101.08692, section 3.
     """

@@ -67,9 +67,11 @@ def fold(model, dtype=None):
 
     Example:
 
-    >>> model = keras_nfnet.NFNetF0(weights=None)
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
     >>> folded = keras_nfnet.fold(model)
-    >>> folded.count_params() < model.count_params()
+    >>> images = keras.random.normal((2, 32, 32, 3))
+    >>> np.allclose(folded(images), model(images), atol=1e-6)
     True
 
     Reference: arXiv:2101.08692, section 4 (what is folded).

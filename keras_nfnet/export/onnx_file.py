@@ -50,10 +50,11 @@ def to_onnx(
         precision: `"float32"`; `"float16"` (weights of half the size,
             widened when the file is loaded: the speed and memory of
             float32); `"int8"` (weights and activations of 8 bits).
-        calibration: As for `to_tflite`.
+        calibration: For `"int8"`, as for `to_tflite`: pixels `(pictures,
+            height, width, 3)` of 0–255, or a folder.
         labels: As for `to_saved_model`.
-        size: As for `to_tflite`.
-        margin: As for `to_tflite`.
+        size: Side in pixels or `(height, width)`, as for `to_tflite`.
+        margin: Pixels beyond `size`, 0 or more, as for `to_tflite`.
         overwrite: Whether a file that is there is replaced.
         progress: As for `to_tflite`.
 
@@ -68,10 +69,13 @@ def to_onnx(
 
     Example:
 
-    >>> report = to_onnx(model, "nfnet_f0.onnx")
-    >>> print(report)
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> report = keras_nfnet.export.to_onnx(model, "nfnet.onnx", size=32)
+    >>> report.top1_agreement, report.largest_difference < 1e-6
+    (1.0, True)
 
-    Reference: arXiv:2102.06171 for the model.
+    Reference: of int8: Jacob et al., arXiv:1712.05877.
     """
     request = checked_request(
         model,

@@ -20,6 +20,14 @@ class ExportReport:
         precision: Of the weights: `"float32"`, `"float16"`,
             `"dynamic_int8"` or `"int8"`.
         cosine: Cosine of the outputs and the model's, all pictures together.
+
+    Example:
+
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> report = keras_nfnet.export.to_onnx(model, "nfnet.onnx", size=32)
+    >>> report.precision, report.pictures, report.input_size
+    ('float32', 4, (32, 32))
     """
 
     path: str

@@ -65,7 +65,7 @@ def to_saved_model(
         model: A classifier on images normalized by `preprocess_input`. If it
             ends in logits, the SavedModel adds the softmax.
         directory: Where to write; for TensorFlow Serving its name is a
-            version, as in `serving/nfnet/1` (see `next_version`).
+            version, as in `serving/nfnet/1`.
         labels: One name per class, or the path of a text file with one name
             a line. Default: ImageNet's names for 1000 classes, else the
             classes' numbers. Stored in `assets/labels.txt`.
@@ -73,9 +73,10 @@ def to_saved_model(
             `(height, width)`. Default: the model's fixed size, or the test
             size of its variant.
         margin: Pixels to resize encoded pictures beyond `size` before the
-            centre crop.
+            centre crop, 0 or more.
         overwrite: Whether a SavedModel that is there is replaced.
-        progress: As for `to_tflite`.
+        progress: Function that is told each step as it begins, such as
+            `print`.
 
     Returns:
         An `ExportReport`.
@@ -89,10 +90,14 @@ def to_saved_model(
 
     Example:
 
-    >>> report = to_saved_model(model, "serving/nfnet/1")
-    >>> print(report)
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> report = keras_nfnet.export.to_saved_model(model, "nfnet", size=32)
+    >>> report.top1_agreement, report.largest_difference < 1e-6
+    (1.0, True)
 
-    Reference: arXiv:2102.06171 for the model.
+    Reference: of the evaluation preprocessing: arXiv:2102.06171; the
+    authors' dataset.py.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(

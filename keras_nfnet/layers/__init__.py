@@ -1,4 +1,7 @@
-"""Keras layers of Normalizer-Free Networks."""
+"""Keras layers of Normalizer-Free Networks.
+
+`ACTIVATIONS` maps an activation's name to its function and its gain.
+"""
 
 from keras_nfnet.layers.activation import (
     ACTIVATIONS,

@@ -65,10 +65,12 @@ def activation_gain(activation):
 
     Example:
 
-    >>> round(activation_gain("relu"), 4)
+    >>> round(keras_nfnet.layers.activation_gain("relu"), 4)
     1.714
-    >>> round(activation_gain("mish"), 2)
+    >>> round(keras_nfnet.layers.activation_gain("mish"), 2)
     1.59
+
+    Reference: arXiv:2101.08692, section 4.
     """
     return resolve_activation(activation)[1]
 
@@ -120,7 +122,7 @@ class ScaledActivation(keras.layers.Layer):
     """An activation times its gain.
 
     Args:
-        activation: A name of the table in `keras_nfnet.layers`, any other
+        activation: A name of `keras_nfnet.layers.ACTIVATIONS`, any other
             name that Keras knows, or a registered function.
         scale: A further constant factor, such as a block's `beta`.
         **kwargs: As for `keras.layers.Layer`.
@@ -136,9 +138,10 @@ class ScaledActivation(keras.layers.Layer):
 
     Example:
 
-    >>> x = keras.random.normal((1, 8))
-    >>> ScaledActivation("silu")(x).shape
-    (1, 8)
+    >>> x = keras.random.normal((100_000,), seed=0)
+    >>> y = keras_nfnet.layers.ScaledActivation("silu")(x)
+    >>> round(float(keras.ops.std(y)), 1)
+    1.0
 
     Reference: arXiv:2101.08692, section 4.
     """
@@ -155,6 +158,7 @@ class ScaledActivation(keras.layers.Layer):
         return self.function(inputs) * self.gain_and_scale(inputs.dtype)
 
     def gain_and_scale(self, dtype):
+        """The gain times `scale`, as a scalar of a dtype."""
         return ops.cast(self.gain * self.scale, dtype)
 
     def compute_output_shape(self, input_shape):

@@ -15,17 +15,27 @@ def standardize(kernel, gain=None, eps=1e-4):
 
     `W * s - mean * s` with `s = gain / sqrt(max(var * fan_in, eps))`.
 
+    NOTE: the variance is the biased one and `eps` is a floor, as in the
+    authors' code; other ports add `eps` or use the unbiased variance, which
+    moves the logits by more than 1%.
+
     Args:
-        kernel: `(..., filters)`.
+        kernel: `(..., filters)`, such as `(height, width, channels,
+            filters)`.
         gain: `(filters,)`, or `None` for 1.
-        eps: Floor of `var * fan_in`.
+        eps: Floor of `var * fan_in`, above 0.
 
     Returns:
         A tensor like `kernel`.
 
-    NOTE: the variance is the biased one and `eps` is a floor, as in the
-    authors' code; other ports add `eps` or use the unbiased variance, which
-    moves the logits by more than 1%.
+    Example:
+
+    >>> kernel = keras.random.normal((3, 3, 16, 32))
+    >>> squares = keras.ops.square(keras_nfnet.layers.standardize(kernel))
+    >>> round(float(keras.ops.sum(squares[..., 0])), 4)
+    1.0
+
+    Reference: arXiv:2101.08692, section 4, eq. 2.
     """
     axes = list(range(len(kernel.shape) - 1))
     fan_in = math.prod(kernel.shape[:-1])
@@ -43,17 +53,22 @@ def standardize(kernel, gain=None, eps=1e-4):
 class ScaledWSConv2D(keras.layers.Layer):
     """2D convolution with a scaled, weight-standardized kernel.
 
+    The variables stay in the variable dtype and are standardized in it
+    (float32 under mixed precision); the convolution runs in the compute
+    dtype.
+
     Args:
         filters: Number of output channels.
-        kernel_size: One integer or a pair.
-        strides: One integer or a pair.
+        kernel_size: Side of the kernel in pixels, or `(height, width)`.
+        strides: Stride in pixels, or one along the height and one along
+            the width.
         padding: `"same"` or `"valid"`.
         groups: Number of groups; divides input channels and `filters`.
         use_bias: Whether to add a bias (all NFNets do).
         kernel_initializer: Defaults to a normal of variance 1 / fan-in.
         bias_initializer: Defaults to zeros.
         gain_initializer: Defaults to ones.
-        eps: Floor of `var * fan_in` in the standardization.
+        eps: Floor of `var * fan_in` in the standardization, above 0.
         data_format: `"channels_last"`, the only one supported.
         **kwargs: As for `keras.layers.Layer`.
 
@@ -70,12 +85,11 @@ class ScaledWSConv2D(keras.layers.Layer):
     Example:
 
     >>> x = keras.random.normal((2, 32, 32, 16))
-    >>> ScaledWSConv2D(64, 3, strides=2, groups=4)(x).shape
+    >>> layer = keras_nfnet.layers.ScaledWSConv2D(64, 3, strides=2, groups=4)
+    >>> keras.ops.shape(layer(x))
     (2, 16, 16, 64)
 
-    Reference: arXiv:2101.08692, section 4. The variables stay in the
-    variable dtype and are standardized in it (float32 under mixed
-    precision); the convolution runs in the compute dtype.
+    Reference: arXiv:2101.08692, section 4.
     """
 
     def __init__(

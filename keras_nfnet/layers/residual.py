@@ -43,8 +43,10 @@ class StochasticDepth(keras.layers.Layer):
 
     Example:
 
-    >>> x = keras.ops.ones((8, 1, 1, 1))
-    >>> y = StochasticDepth(0.5, seed=0)(x, training=True)  # zeros and ones
+    >>> layer = keras_nfnet.layers.StochasticDepth(0.5, seed=0)
+    >>> y = layer(keras.ops.ones((100, 4)), training=True)
+    >>> sorted({tuple(row.tolist()) for row in np.asarray(y)})
+    [(0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0)]
 
     Reference: arXiv:1603.09382; arXiv:2102.06171, appendix A.
     """
@@ -98,11 +100,14 @@ class SkipInit(keras.layers.Layer):
     Output shape:
         As the input.
 
+    Raises:
+        ValueError: If `initializer` is unknown.
+
     Example:
 
-    >>> x = keras.ops.ones((1, 2, 2, 3))
-    >>> float(keras.ops.sum(SkipInit()(x)))
-    0.0
+    >>> layer = keras_nfnet.layers.SkipInit(scale=0.25, initializer="ones")
+    >>> print(np.asarray(layer(keras.ops.ones((3,)))))
+    [0.25 0.25 0.25]
 
     Reference: De and Smith, arXiv:2002.10444; arXiv:2101.08692, section 4.
     """

@@ -12,7 +12,7 @@ class SqueezeExcite(keras.layers.Layer):
     """Scales channels by `scale * sigmoid(Dense(relu(Dense(mean(x)))))`.
 
     Args:
-        ratio: Hidden channels over input channels.
+        ratio: Hidden channels over input channels, above 0.
         scale: Constant factor of the gate. NFNets use 2, so that a gate of
             1/2 keeps the variance.
         **kwargs: As for `keras.layers.Layer`.
@@ -24,13 +24,14 @@ class SqueezeExcite(keras.layers.Layer):
         As the input.
 
     Raises:
-        ValueError: If `ratio` leaves no hidden channel.
+        ValueError: If `ratio` is not above 0 or leaves no hidden channel.
 
     Example:
 
     >>> x = keras.random.normal((2, 7, 7, 32))
-    >>> SqueezeExcite(ratio=0.5)(x).shape
-    (2, 7, 7, 32)
+    >>> layer = keras_nfnet.layers.SqueezeExcite(ratio=0.5)
+    >>> keras.ops.shape(layer(x)), layer.reduce.units
+    ((2, 7, 7, 32), 16)
 
     Reference: arXiv:2102.06171, section 4.1.
     """

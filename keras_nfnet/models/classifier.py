@@ -63,8 +63,14 @@ class NFNetModel(TrainingStep, keras.Model):
 
         Example:
 
-        >>> model.compile(SGDAGC(0.1), "categorical_crossentropy",
-        ...               sam_rho=0.05)
+        >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+        >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+        >>> optimizer = keras_nfnet.SGDAGC(0.1, ema_decay=0.999)
+        >>> model.compile(optimizer, "categorical_crossentropy", sam_rho=0.05)
+        >>> model.get_compile_config()["sam_rho"]
+        0.05
+
+        Reference: SAM: Foret et al., arXiv:2010.01412.
         """
         if sam_rho is not None and not (
             isinstance(sam_rho, int | float) and sam_rho > 0

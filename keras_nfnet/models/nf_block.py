@@ -42,11 +42,14 @@ class NFBlock(keras.layers.Layer):
         filters: Output channels.
         strides: 1 or 2.
         beta: 1 / standard deviation expected of the input.
-        alpha: Scale of the residual branch.
-        bottleneck_ratio: Bottleneck channels over `filters`.
-        group_width: Channels of one group in the 3×3 convolutions.
-        se_ratio: Hidden channels of squeeze-and-excite over `filters`.
-        stochastic_depth_rate: Probability to drop the branch, per sample.
+        alpha: Scale of the residual branch, above 0.
+        bottleneck_ratio: Bottleneck channels over `filters`, above 0.
+        group_width: Channels of one group in the 3×3 convolutions, 1 or
+            more.
+        se_ratio: Hidden channels of squeeze-and-excite over `filters`,
+            above 0.
+        stochastic_depth_rate: Probability to drop the branch, per sample
+            and in training, in [0, 1).
         use_two_convs: Whether there is a second 3×3 convolution.
         activation: Name or function, see `ScaledActivation`.
         seed: Integer seed of stochastic depth, or `None`.
@@ -58,10 +61,15 @@ class NFBlock(keras.layers.Layer):
     Output shape:
         `(batch, ceil(height / strides), ceil(width / strides), filters)`.
 
+    Raises:
+        ValueError: If `filters`, `strides`, `se_ratio`,
+            `stochastic_depth_rate` or `activation` is not as above.
+
     Example:
 
+    >>> from keras_nfnet.models.nf_block import NFBlock
     >>> x = keras.random.normal((1, 8, 8, 32))
-    >>> NFBlock(64, strides=2, group_width=16)(x).shape
+    >>> keras.ops.shape(NFBlock(64, strides=2, group_width=16)(x))
     (1, 4, 4, 64)
 
     Reference: arXiv:2102.06171, section 4.1 and figure 5.

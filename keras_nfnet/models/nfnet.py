@@ -27,20 +27,26 @@ _ARGUMENTS = """
         input_shape: `(height, width, 3)` in pixels; `None` means any
             resolution.
         pooling: Without the top: `None`, `"avg"` or `"max"`.
-        classes: Number of classes of the top.
+        classes: Number of classes of the top, 1 or more.
         classifier_activation: Activation of the top; `None` for logits.
         name: Name of the model.
-        drop_rate: Dropout before the classifier, in [0, 1).
+        drop_rate: Dropout before the classifier, in [0, 1); `None` for the
+            configuration's, as with the next two.
         stochastic_depth_rate: Rate of stochastic depth, in [0, 1).
         activation: Name of the activation, or a registered function.
-        width: Multiplies the widths of all stages.
+        width: Multiplies the widths of all stages, above 0.
 
     Returns:
         A `keras.Model` on RGB images normalized by
-        `keras_nfnet.preprocess_input`, `(batch, height, width, 3)`.
+        `keras_nfnet.preprocess_input`, `(batch, height, width, 3)`, with
+        outputs `(batch, classes)`. Without the top they are feature maps of
+        stride 32, `(batch, height, width, channels)`, or pooled,
+        `(batch, channels)`.
 
     Raises:
-        ValueError: On bad arguments, or a file that does not fit.
+        ValueError: If an argument is not as above, or a file does not fit.
+        WeightsFileError: If the file cannot be read or fetched; an
+            `OSError` and a `ValueError`.
 """
 
 
@@ -143,10 +149,10 @@ NFNet.__doc__ = (
     + """
     Example:
 
-    >>> config = NFNetConfig((32, 64), (1, 1), group_width=16)
-    >>> model = NFNet(config, weights=None, classes=10)
-    >>> model.count_params()
-    27284
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> model.output_shape
+    (None, 10)
 
     Reference: arXiv:2102.06171, section 4.
     """
@@ -268,7 +274,9 @@ def _constructor(variant):
         + f"""
     Example:
 
-    >>> model = {construct.__name__}(weights=None, include_top=False)
+    >>> model = keras_nfnet.{construct.__name__}(weights=None, classes=10)
+    >>> model.output_shape
+    (None, 10)
 
     Reference: arXiv:2102.06171, table 1.
     """

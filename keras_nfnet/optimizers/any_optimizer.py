@@ -40,7 +40,10 @@ def with_agc(optimizer_class):
 
     Example:
 
-    >>> optimizer = with_agc(keras.optimizers.AdamW)(1e-3, clipping=0.02)
+    >>> AdamWWithAGC = keras_nfnet.with_agc(keras.optimizers.AdamW)
+    >>> optimizer = AdamWWithAGC(1e-3, weight_decay=0.05, clipping=0.02)
+    >>> optimizer.clipping, optimizer.weight_decay
+    (0.02, 0.05)
 
     Reference: arXiv:2102.06171, section 3.
     """

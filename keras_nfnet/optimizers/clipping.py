@@ -13,12 +13,21 @@ def unitwise_norm(x):
     """Euclidean norm of each unit of a parameter.
 
     Args:
-        x: A tensor. A vector or scalar is one unit; of any other shape,
+        x: A tensor of any shape. A vector or scalar is one unit; else
             each index of the last axis (an output channel of a kernel, an
             output column of a matrix) is one.
 
     Returns:
-        A tensor that broadcasts against `x`.
+        A tensor that broadcasts against `x`: as many axes, each of length 1
+        but for that of the units.
+
+    Example:
+
+    >>> w = keras.ops.convert_to_tensor([[3.0, 5.0], [4.0, 12.0]])
+    >>> print(np.round(keras_nfnet.optimizers.unitwise_norm(w), 4))
+    [[ 5. 13.]]
+
+    Reference: arXiv:2102.06171, section 3, eq. 3.
     """
     axes = None if len(x.shape) < 2 else list(range(len(x.shape) - 1))
     return ops.sqrt(ops.sum(ops.square(x), axis=axes, keepdims=True))
@@ -37,10 +46,12 @@ def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3):
     not finite stays so: the optimizers of this package then skip the step.
 
     Args:
-        gradient: Gradient of the whole batch, summed over replicas.
+        gradient: Gradient of the global batch, summed over replicas; a
+            tensor of any shape.
         parameter: The parameter, of the same shape.
-        clipping: Largest ratio of gradient norm to parameter norm, λ.
-        eps: Floor of the parameter norm.
+        clipping: Largest ratio of gradient norm to parameter norm, λ, above
+            0.
+        eps: Floor of the parameter norm, above 0.
 
     Returns:
         A tensor like `gradient`.
@@ -51,9 +62,11 @@ def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3):
 
     Example:
 
-    >>> w, g = keras.ops.ones((3, 2)), keras.ops.ones((3, 2))
-    >>> round(float(adaptive_clip(g, w)[0, 0]), 4)
-    0.01
+    >>> w = np.float32([[3], [4]])  # norm 5
+    >>> g = np.float32([[30], [40]])  # norm 50
+    >>> print(np.round(keras_nfnet.adaptive_clip(g, w), 4))
+    [[0.03]
+     [0.04]]
 
     Reference: arXiv:2102.06171, section 3, eq. 3.
     """

@@ -11,9 +11,11 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up from 0, then a cosine to 0.
 
     Args:
-        peak: The rate after the warm-up. The paper's is 0.1 · batch / 256.
-        total_steps: Steps of the whole run.
-        warmup_steps: Steps of the warm-up; 0 for none.
+        peak: The rate after the warm-up, 0 or more. The paper's is
+            0.1 · global batch / 256.
+        total_steps: Optimizer steps of the whole run.
+        warmup_steps: Steps of the warm-up, below `total_steps`; 0 for none.
+        name: Name of the schedule.
 
     Returns:
         Called with a step, a float32 scalar.
@@ -24,8 +26,9 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     Example:
 
-    >>> float(WarmupCosine(1.0, total_steps=10, warmup_steps=2)(1))
-    0.5
+    >>> rate = keras_nfnet.WarmupCosine(1.0, total_steps=10, warmup_steps=2)
+    >>> [round(float(rate(step)), 4) for step in (0, 1, 2, 6, 10)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
 
     Reference: arXiv:2102.06171, section 4.
     """

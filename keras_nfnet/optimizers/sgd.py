@@ -29,13 +29,13 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
     decouples weight decay; under a schedule that is another optimizer.
 
     Args:
-        learning_rate: A float or a schedule.
+        learning_rate: A float, or a Keras schedule of the steps made.
         momentum: In [0, 1).
         nesterov: Whether momentum looks ahead.
-        weight_decay: Coupled decay, added after clipping; 0 for none.
-        clipping: Largest ratio of gradient norm to parameter norm, λ; or
-            `None` for no clipping.
-        eps: Floor of the parameter norm.
+        weight_decay: Coupled decay, 0 or more, added after clipping.
+        clipping: Largest ratio of gradient norm to parameter norm, λ, above
+            0; or `None` for no clipping.
+        eps: Floor of the parameter norm, above 0.
         exclude_from_clipping: What is not clipped: a list of variables or
             of path endings (`"predictions/kernel"`, `"bias"`), or a
             registered function from variable to bool. Defaults to the
@@ -43,10 +43,11 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
             of this package.
         exclude_from_decay: What does not decay, likewise. Defaults to
             every `bias`, `gain` and `skip_gain`.
-        ema_decay: Decay d of a moving average of the weights, kept beside
-            them and never written over them (see `keras_nfnet.ema_model`);
-            after t steps it is `min(d, (1 + t) / (10 + t))`. `None` for no
-            average; the paper's is 0.99999.
+        ema_decay: Decay d, in (0, 1), of a moving average of the weights,
+            kept beside them and never written over them (see
+            `keras_nfnet.ema_model`); after t steps it is
+            `min(d, (1 + t) / (10 + t))`. `None` for no average; the paper's
+            is 0.99999.
         name: Name of the optimizer.
         **kwargs: As for `keras.optimizers.Optimizer`, without the clipping
             arguments, which make no sense together with AGC.
@@ -56,7 +57,13 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
 
     Example:
 
-    >>> optimizer = SGDAGC(learning_rate=0.1, clipping=0.01)
+    >>> optimizer = keras_nfnet.SGDAGC(0.1, nesterov=False, weight_decay=0)
+    >>> w = keras.Variable([[3.0], [4.0]])  # norm 5
+    >>> g = keras.ops.convert_to_tensor([[30.0], [40.0]])  # clipped to 0.05
+    >>> optimizer.apply([g], [w])
+    >>> print(np.round(w, 4))
+    [[2.997]
+     [3.996]]
 
     Reference: arXiv:2102.06171, sections 3 and 4.
     """

@@ -24,9 +24,16 @@ def ema_model(model, into=None):
 
     Example:
 
-    >>> model.compile(SGDAGC(0.1, ema_decay=0.99999), loss)
-    >>> model.fit(dataset)
-    >>> ema_model(model).evaluate(test_dataset)
+    >>> config = keras_nfnet.NFNetConfig((16,), (1,), group_width=8)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> optimizer = keras_nfnet.SGDAGC(0.1, ema_decay=0.99999)
+    >>> model.compile(optimizer, "sparse_categorical_crossentropy")
+    >>> images, labels = np.ones((4, 32, 32, 3)), np.arange(4)
+    >>> history = model.fit(images, labels, verbose=0)
+    >>> average = keras_nfnet.ema_model(model)
+    >>> bias = model.get_layer("predictions").bias  # began as 0
+    >>> np.allclose(average.get_layer("predictions").bias, 0.9 * bias)
+    True
 
     Reference: arXiv:2102.06171, section 4.
     """

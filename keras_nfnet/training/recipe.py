@@ -20,13 +20,14 @@ class Recipe:
         model: A variant's name or a `keras_nfnet.NFNetConfig`.
         data: Name of a TFDS data set with `image` and `label`, or a folder
             of class folders.
-        classes: Number of classes of the data.
+        classes: Number of classes of the data, 1 or more.
         size: Side of the training images in pixels.
         batch_size: Global batch of one optimizer step.
-        epochs: Passes over the training split.
+        epochs: Epochs, passes over the training split.
         train_split: Split to train on.
         test_split: Split to evaluate on.
-        test_size: Side of the images of evaluation; `None` for `size`.
+        test_size: Side of the images of evaluation in pixels; `None` for
+            `size`.
         evaluation_margin: Pixels to resize beyond `test_size` before the
             centre crop of evaluation.
         max_corrupt: Share of pictures that may be corrupt before the run
@@ -35,23 +36,27 @@ class Recipe:
             `None`.
         weights: Weights to start from, as for `keras_nfnet.NFNet`; a
             classifier of other classes is left out. `None` for random ones.
-        drop_rate: Dropout before the classifier; `None` for the model's.
-        stochastic_depth_rate: Rate of stochastic depth; `None` for the
+        drop_rate: Dropout before the classifier, in [0, 1); `None` for the
             model's.
-        learning_rate: Peak rate at batch 256; scaled by batch / 256.
-        warmup_epochs: Epochs of linear warm-up from 0.
-        momentum: Nesterov momentum.
-        weight_decay: Coupled weight decay.
-        clipping: AGC's λ, or `None` for no clipping.
-        eps: AGC's floor of the parameter norm.
+        stochastic_depth_rate: Rate of stochastic depth, in [0, 1); `None`
+            for the model's.
+        learning_rate: Peak rate at batch 256, above 0; scaled by
+            `batch_size / 256`.
+        warmup_epochs: Epochs of linear warm-up from 0, below `epochs`; 0
+            for none.
+        momentum: Nesterov momentum, in [0, 1).
+        weight_decay: Coupled weight decay, 0 or more.
+        clipping: AGC's λ, above 0; or `None` for no clipping.
+        eps: AGC's floor of the parameter norm, above 0.
         label_smoothing: In [0, 1).
-        ema_decay: Decay of the moving average of the weights, which is
-            evaluated and saved beside them; `None` for no average.
-        sam_rho: Radius of Sharpness-Aware Minimization, or `None`.
+        ema_decay: Decay, in (0, 1), of the moving average of the weights,
+            which is evaluated and saved beside them; `None` for no average.
+        sam_rho: Radius of Sharpness-Aware Minimization, above 0; or `None`.
         gradient_accumulation_steps: Parts that a batch is taken in, one
             after another, where it does not fit into memory; or `None`.
-        precision: One of `PRECISIONS`.
-        strategy: One of `STRATEGIES`: the devices to train on.
+        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        strategy: The devices to train on: `"auto"`, `"one"`, `"mirrored"`,
+            `"multi_worker"` or `"tpu"`.
         deterministic: Whether TensorFlow must use operations that give the
             same bits at every run; slower. (JAX on CPU always does.)
         seed: Seed of everything random in the run.

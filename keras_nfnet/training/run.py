@@ -76,24 +76,31 @@ def train(
         verbose: As for `keras.Model.fit`; by default a progress bar.
         callbacks: Further Keras callbacks. They see a resumed run begin
             anew.
-        save_every: Steps between checkpoints; one more is saved at the end
-            of each epoch.
+        save_every: Steps between checkpoints, 1 or more; one more is saved
+            at the end of each epoch.
 
     Returns:
-        A `TrainingResult`.
+        A `TrainingResult`: the trained `model`, its `history`, `accuracy`
+        and `loss` on the test split, and more.
 
     Raises:
         ValueError: If the recipe does not fit the data, the devices or the
             run in `directory`.
-        TrainingDiverged: If the loss or a weight is not finite.
-        TrainingStopped: After SIGTERM or SIGINT, once all is saved.
+        TrainingDiverged: If the loss or a weight is not finite; a
+            `ValueError` of `keras_nfnet.training.stop`.
+        TrainingStopped: After SIGTERM or SIGINT, once all is saved; of the
+            same module.
 
     Example:
 
     >>> from keras_nfnet.training.recipes import recipe
-    >>> result = train(recipe("digits").replace(epochs=3), "runs/digits")
-    >>> result.accuracy
-    0.9638888888888889
+    >>> config = keras_nfnet.NFNetConfig((16,), (1,), group_width=8)
+    >>> short = recipe("digits").replace(
+    ...     model=config, epochs=1, warmup_epochs=0
+    ... )
+    >>> result = keras_nfnet.train(short, "run", data_dir="data", verbose=0)
+    >>> result.steps, result.examples
+    (22, 360)
 
     Reference: arXiv:2102.06171, section 4.
     """

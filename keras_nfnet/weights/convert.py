@@ -31,8 +31,12 @@ def convert(source, destination, layout=None):
 
     Example:
 
-    >>> convert("F0_haiku.npz", "f0.safetensors")["variant"]
-    'F0'
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> keras_nfnet.weights.save(model, "haiku.npz")
+    >>> report = keras_nfnet.weights.convert("haiku.npz", "own.safetensors")
+    >>> report["from"], report["classes"]
+    ("DeepMind's (haiku)", 10)
     """
     source = path_of(source, "source")
     destination = path_of(destination, "destination")

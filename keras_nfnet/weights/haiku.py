@@ -178,8 +178,15 @@ def load_haiku_tree(model, tree):
 
     Example:
 
-    >>> model = keras_nfnet.NFNet(config, weights=None)
-    >>> load_haiku_tree(model, to_haiku_tree(other_model))
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> tree = keras_nfnet.weights.to_haiku_tree(model)
+    >>> tree["NFNet/~/linear"]["b"][:] = 1
+    >>> keras_nfnet.weights.load_haiku_tree(model, tree)
+    >>> float(model.get_layer("predictions").bias[0])
+    1.0
+
+    Reference: the authors' published `F*_haiku.npz`.
     """
     variables = whole_network(model)
     names = HaikuLayout.names(variables)
@@ -205,10 +212,21 @@ def to_haiku_tree(model):
 
     Returns:
         `{module: {parameter: float32 array}}`, sorted as the published
-        files are. A model without a classifier has no `NFNet/~/linear`.
+        files are, kernels HWIO. A model without a classifier has no
+        `NFNet/~/linear`.
 
     Raises:
         ValueError: If the model is not an NFNet.
+
+    Example:
+
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> tree = keras_nfnet.weights.to_haiku_tree(model)
+    >>> tree["NFNet/~/linear"]["w"].shape
+    (128, 10)
+
+    Reference: the authors' published `F*_haiku.npz`.
     """
     return tree_of(values_of(whole_network(model)))
 

@@ -30,12 +30,19 @@ def load(model, source, new_head=False):
         ValueError: If the file is damaged, or an entry is missing,
             unexpected, of another shape, or not finite. The model is
             unchanged then.
-        WeightsFileError: If the file cannot be read or had.
+        WeightsFileError: If the file cannot be read or fetched; an
+            `OSError` and a `ValueError`.
 
     Example:
 
-    >>> model = keras_nfnet.NFNetF0(weights=None, classes=10)
-    >>> load(model, "imagenet", new_head=True)
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> keras_nfnet.weights.save(model, "tuned.safetensors")
+    >>> other = keras_nfnet.NFNet(config, weights=None, classes=37)
+    >>> keras_nfnet.weights.load(other, "tuned.safetensors", new_head=True)
+    >>> kernels = (m.get_layer("stem_conv0").kernel for m in (model, other))
+    >>> np.array_equal(*kernels)
+    True
     """
     variables, others = parameters(model)
     if others and not new_head:

@@ -27,12 +27,18 @@ def save(model, path, layout=None):
     Raises:
         ValueError: If the model is not an NFNet, a value is not finite, or
             the path does not fit. What was at `path` is unchanged then.
-        WeightsFileError: If the disk refuses, with the same promise.
+        WeightsFileError: If the disk refuses, with the same promise; an
+            `OSError` and a `ValueError`.
 
     Example:
 
-    >>> save(model, "tuned.safetensors")
-    >>> load(other_model, "tuned.safetensors")
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> keras_nfnet.weights.save(model, "own.safetensors")
+    >>> same = keras_nfnet.NFNet(config, weights="own.safetensors", classes=10)
+    >>> images = keras.random.normal((2, 32, 32, 3))
+    >>> np.array_equal(same(images), model(images))
+    True
     """
     path = path_of(path, "path")
     write, _ = writer_for(path, layout)

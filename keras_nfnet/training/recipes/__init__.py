@@ -5,7 +5,17 @@ import pkgutil
 
 
 def names():
-    """Names of all recipes, sorted."""
+    """Names of all recipes, sorted.
+
+    Returns:
+        A list of strings.
+
+    Example:
+
+    >>> from keras_nfnet.training import recipes
+    >>> recipes.names()[:3]
+    ['digits', 'f0', 'f1']
+    """
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
@@ -13,7 +23,7 @@ def recipe(name):
     """The recipe of a name.
 
     Args:
-        name: One of `names()`, such as `"f0"`.
+        name: One of `recipes.names()`, such as `"f0"`.
 
     Returns:
         A `keras_nfnet.Recipe`.
@@ -23,7 +33,8 @@ def recipe(name):
 
     Example:
 
-    >>> recipe("f1").size
+    >>> from keras_nfnet.training import recipes
+    >>> recipes.recipe("f1").size
     224
     """
     return _module(name).RECIPE

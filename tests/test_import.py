@@ -38,13 +38,3 @@ def test_import_loads_nothing_optional():
     assert not [name for name in loaded if name.split(".")[0] in OPTIONAL], (
         loaded
     )
-
-
-def test_every_public_name_is_there_and_documented():
-    import keras_nfnet
-
-    for name in keras_nfnet.__all__:
-        value = getattr(keras_nfnet, name)
-        if callable(value):
-            assert value.__doc__, name
-            assert "Reference" in value.__doc__ or "keras" in value.__doc__

@@ -108,10 +108,10 @@ class ScaledWSConv2D(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters = _whole("filters", filters)
+        self.filters = whole("filters", filters)
         self.kernel_size = _pair("kernel_size", kernel_size)
         self.strides = _pair("strides", strides)
-        self.groups = _whole("groups", groups)
+        self.groups = whole("groups", groups)
         if padding not in ("same", "valid"):
             raise ValueError(
                 '`padding` must be "same" or "valid". '
@@ -122,6 +122,8 @@ class ScaledWSConv2D(keras.layers.Layer):
                 "`filters` must be a multiple of `groups`. "
                 f"Received: filters={filters}, groups={groups}"
             )
+        if not eps > 0:
+            raise ValueError(f"`eps` must be above 0. Received: eps={eps!r}")
         self.padding = padding
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(
@@ -237,7 +239,8 @@ def _output_side(side, kernel, stride, padding):
     return (side - kernel) // stride + 1
 
 
-def _whole(name, value):
+def whole(name, value):
+    """Returns `value`, an argument's, if it is a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(
             f"`{name}` must be a whole number above 0. "
@@ -253,4 +256,4 @@ def _pair(name, value):
             f"`{name}` must be one whole number or two. "
             f"Received: {name}={value!r}"
         )
-    return tuple(_whole(name, side) for side in pair)
+    return tuple(whole(name, side) for side in pair)

@@ -11,6 +11,7 @@ from keras_nfnet.layers import (
     StochasticDepth,
 )
 from keras_nfnet.layers.activation import serialize_activation
+from keras_nfnet.layers.convolution import whole
 
 
 def bottleneck_groups(filters, bottleneck_ratio, group_width):
@@ -62,8 +63,7 @@ class NFBlock(keras.layers.Layer):
         `(batch, ceil(height / strides), ceil(width / strides), filters)`.
 
     Raises:
-        ValueError: If `filters`, `strides`, `se_ratio`,
-            `stochastic_depth_rate` or `activation` is not as above.
+        ValueError: If an argument is out of its range; the message names it.
 
     Example:
 
@@ -91,6 +91,17 @@ class NFBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        whole("filters", filters)
+        whole("group_width", group_width)
+        for name, value in (
+            ("beta", beta),
+            ("alpha", alpha),
+            ("bottleneck_ratio", bottleneck_ratio),
+        ):
+            if not value > 0:
+                raise ValueError(
+                    f"`{name}` must be above 0. Received: {name}={value!r}"
+                )
         self.filters = filters
         self.strides = strides
         self.beta = beta

@@ -172,3 +172,15 @@ def test_two_processes_on_jax_are_one_device(one, tmp_path):
     finish(*run(out))
     finish(*run(wrong, "--clip-before-sum"))
     check(np.load(out), np.load(wrong), one("jax"), replicas=2, workers=2)
+
+
+def test_the_hosts_of_a_tpu_are_joined_on_jax(monkeypatch):
+    pytest.importorskip("jax")
+    from keras_nfnet.training import jax_engine
+
+    joined = []
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    monkeypatch.setattr(jax_engine, "_connect", lambda: joined.append("tpu"))
+    with pytest.raises(ValueError, match="needs a TPU"):
+        jax_engine.JaxEngine("tpu")
+    assert joined == ["tpu"]

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -344,6 +345,9 @@ def test_bad_arguments_of_train_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="which is a file"):
         train(recipe, tmp_path / "file")
+    for url in ("gs://bucket/run", Path("gs://bucket/run")):
+        with pytest.raises(ValueError, match="`directory` must be a folder of"):
+            train(recipe, url)
     with pytest.raises(ValueError, match="classes"):
         train(recipe.replace(classes=11), data_dir=str(tmp_path))
     with pytest.raises(ValueError, match="batch_size"):

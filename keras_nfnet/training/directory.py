@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import keras
 
@@ -13,6 +14,9 @@ _RECIPE = "recipe.toml"
 # A run may go on with other values of these. Where the devices differ, sums
 # are taken in another order, and the last bits with them.
 _FREE = {"strategy"}
+# The beginning of gs://bucket/runs, also as a `pathlib.Path` has it. (One
+# letter is a drive of Windows.)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 class RunDirectory:
@@ -24,7 +28,8 @@ class RunDirectory:
         chief: Whether this process writes; the others only read.
 
     Raises:
-        ValueError: If another recipe runs there, or another process.
+        ValueError: If another recipe runs there, or another process, or it
+            is a URL.
     """
 
     def __init__(self, path, recipe, chief=True):
@@ -35,6 +40,12 @@ class RunDirectory:
         self._checkpoints = None
         if self.path is None:
             return
+        if _URL.match(os.fspath(path)):
+            raise ValueError(
+                "`directory` must be a folder of a file system, a mounted "
+                "one or a local one that is copied to the bucket. Received: "
+                f"directory={str(path)!r}"
+            )
         if os.path.exists(self.path) and not os.path.isdir(self.path):
             raise ValueError(
                 "`directory` must be a folder, or a place for a new one. "

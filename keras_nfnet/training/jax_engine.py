@@ -14,7 +14,7 @@ class JaxEngine:
     """One device, or data parallelism over all; see `distribution.py`."""
 
     def __init__(self, name):
-        if name in ("auto", "multi_worker") and _processes() > 1:
+        if name in ("auto", "multi_worker", "tpu") and _processes() > 1:
             _connect()
         elif name == "multi_worker" and jax.process_count() < 2:
             raise ValueError(

@@ -45,6 +45,14 @@ def figures():
     return read
 
 
+@pytest.fixture(scope="session")
+def variant_rows():
+    """What `keras-nfnet info` prints; from models that take 10 s to build."""
+    from keras_nfnet.diagnostics import variant_table
+
+    return variant_table()
+
+
 @pytest.fixture
 def tiny_config():
     """The tiny NFNet of the reference trajectory."""

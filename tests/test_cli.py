@@ -29,7 +29,10 @@ def test_unknown_command_exits_with_2(capsys):
     assert exit_.value.code == 2
 
 
-def test_info_prints_all_variants(capsys):
+def test_info_prints_all_variants(capsys, variant_rows, monkeypatch):
+    monkeypatch.setattr(
+        "keras_nfnet.diagnostics.variant_table", lambda: variant_rows
+    )
     status, out, _ = run(capsys, "info")
     assert status == 0
     lines = {line.split()[0]: line.split() for line in out.splitlines()[1:]}

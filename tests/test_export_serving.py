@@ -3,6 +3,8 @@
 import importlib.util
 import io
 import pathlib
+import subprocess
+import sys
 import threading
 
 import grpc
@@ -34,13 +36,18 @@ def encoded(side, kind="JPEG"):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def saved_model(tmp_path_factory):
     directory = tmp_path_factory.mktemp("served") / "1"
     model = network(classes=7, input_shape=(32, 32, 3))
     keras_nfnet.export.to_saved_model(
         model, directory, labels=["a", "b", "c", "d", "é", "f", "g"]
     )
-    stop, port, rest = script("local_server").serve(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def server(saved_model):
+    stop, port, rest = script("local_server").serve(saved_model)
     yield f"127.0.0.1:{port}", f"127.0.0.1:{rest}"
     stop()
 
@@ -133,6 +140,45 @@ def test_eight_clients_with_junk_among_their_requests(server):
     for worker in workers:
         worker.join()
     assert wrong == []
+
+
+def test_the_server_says_its_port_and_ends_with_its_parent(saved_model):
+    command = [sys.executable, str(SERVING / "local_server.py")]
+    command += [str(saved_model), "--port", "0", "--rest-port", "0"]
+    process = subprocess.Popen(
+        [*command, "--with-parent"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline()
+        address = line.split()[2].rstrip(",")
+        assert script("client").classify_grpc([encoded(40)], address)
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("taken", ["--port", "--rest-port"])
+def test_a_port_that_is_taken_is_one_line(server, saved_model, taken, capsys):
+    # Of the server that the other tests ask.
+    ports = dict(zip(("--port", "--rest-port"), server, strict=True))
+    arguments = [str(saved_model), "--port", "0", "--rest-port", "0"]
+    arguments += [taken, ports[taken].split(":")[1]]
+    assert script("local_server").main(arguments) == 2
+    assert capsys.readouterr().err.startswith("local_server.py: error: ")
+
+
+def test_a_folder_without_a_saved_model_is_one_line(tmp_path, capsys):
+    assert script("local_server").main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("local_server.py: error: ")
+    assert error.count("\n") == 1
 
 
 def test_the_model_configuration_parses_as_the_servers_own():

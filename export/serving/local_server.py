@@ -10,6 +10,7 @@ versions, no monitoring.
 
 import argparse
 import base64
+import contextlib
 import http.server
 import json
 import sys
@@ -104,20 +105,28 @@ def serve(directory, port=0, rest_port=0, workers=8, model="nfnet"):
 
     Returns:
         `(stop, port, rest_port)`: a function that ends both, and the ports.
+
+    Raises:
+        OSError: If the directory is no SavedModel, or REST's port is taken.
+        RuntimeError: If the port of gRPC is taken.
     """
     signatures = Signatures(directory, model)
     server = grpc.server(
         futures.ThreadPoolExecutor(workers),
-        options=[("grpc.max_receive_message_length", LARGEST_MESSAGE)],
+        options=[
+            ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+            # A port that another server has is refused, not shared with it.
+            ("grpc.so_reuseport", 0),
+        ],
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         Servicer(signatures), server
     )
     port = server.add_insecure_port(f"127.0.0.1:{port}")
-    server.start()
     rest = http.server.ThreadingHTTPServer(
         ("127.0.0.1", rest_port), _handler(signatures)
     )
+    server.start()
     threading.Thread(target=rest.serve_forever, daemon=True).start()
 
     def stop():
@@ -204,18 +213,45 @@ def main(arguments=None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("directory", help="of a SavedModel")
-    parser.add_argument("--port", type=int, default=8500, help="of gRPC")
-    parser.add_argument("--rest-port", type=int, default=8501, help="of REST")
-    options = parser.parse_args(arguments)
-    stop, port, rest_port = serve(
-        options.directory, options.port, options.rest_port
+    parser.add_argument(
+        "directory", help="a SavedModel, such as serving/nfnet/1"
     )
-    print(f"gRPC on 127.0.0.1:{port}, REST on 127.0.0.1:{rest_port}")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8500,
+        help="of gRPC; 0 for any that is free (default: 8500)",
+    )
+    parser.add_argument(
+        "--rest-port",
+        type=int,
+        default=8501,
+        help="of REST; likewise (default: 8501)",
+    )
+    parser.add_argument(
+        "--with-parent",
+        action="store_true",
+        help="end when standard input closes, as it does when the program "
+        "that holds its other end is gone",
+    )
+    options = parser.parse_args(arguments)
     try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        stop()
+        stop, port, rest_port = serve(
+            options.directory, options.port, options.rest_port
+        )
+    except (OSError, RuntimeError) as error:
+        print(f"local_server.py: error: {error}", file=sys.stderr)
+        return 2
+    # At once, for a program that waits for it at the end of a pipe.
+    print(
+        f"gRPC on 127.0.0.1:{port}, REST on 127.0.0.1:{rest_port}", flush=True
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        if options.with_parent:
+            sys.stdin.read()
+        else:
+            threading.Event().wait()
+    stop()
     return 0
 
 

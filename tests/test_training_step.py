@@ -92,8 +92,12 @@ def test_with_agc_is_the_optimizer_on_clipped_gradients(name):
     for _ in range(3):
         gradient = generator.standard_normal((6, 4)).astype("float32")
         clipped = adaptive_clip(gradient, theirs, 0.02)
+        try:
+            plain.apply([clipped], [theirs])
+        except AttributeError as error:
+            # Keras 3.12's Muon on TensorFlow.
+            pytest.skip(f"Keras's own {name} fails: {error}")
         optimizer.apply([ops.array(gradient)], [ours])
-        plain.apply([clipped], [theirs])
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-7)
     assert with_agc(base) is with_agc(base)
     assert type(optimizer).__name__ == f"{name}WithAGC"

@@ -74,6 +74,9 @@ def test_convert_keeps_every_value(files, model, target, tmp_path, kind, to):
     assert report["arrays"] == len(model.trainable_weights)
     load(target, tmp_path / name)
     assert_same(to_haiku_tree(target), to_haiku_tree(model))
+    (tmp_path / "plain").touch()
+    modes = {(tmp_path / file).stat().st_mode for file in (name, "plain")}
+    assert len(modes) == 1  # Others may read it as they may other files.
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))

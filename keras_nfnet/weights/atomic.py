@@ -38,7 +38,12 @@ def replacing(path):
         folder, f".{os.path.basename(path)[:100]}.{secrets.token_hex(6)}.tmp"
     )
     try:
+        with open(temporary, "xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
         yield temporary
+        # Readable for whom other new files are: safetensors' are the
+        # writer's alone.
+        os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

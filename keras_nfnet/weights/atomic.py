@@ -40,6 +40,7 @@ def replacing(path):
     try:
         with open(temporary, "xb") as file:
             mode = os.fstat(file.fileno()).st_mode
+        os.remove(temporary)  # Some writers want a place that is free.
         yield temporary
         # Readable for whom other new files are: safetensors' are the
         # writer's alone.

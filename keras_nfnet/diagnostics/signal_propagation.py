@@ -66,6 +66,7 @@ class SignalPropagation:
             axis.plot(x, y, "o-", markersize=3, label="measured")
             axis.set_title(title, fontsize=10)
             axis.set_xlabel("block (0 is the stem)")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
         axes[1].plot(depth, self.expected_var, "k--", lw=1, label="expected")
         axes[1].legend(fontsize=8)

@@ -26,7 +26,7 @@ agc_claim.jsonl, one a line; the same command goes on where it was stopped.
     python benchmarks/agc_claim.py --base-rates 0.4   # another base rate
     python benchmarks/agc_claim.py --plot-only
 
-Reference: arXiv:2102.06171, sections 3 and 4.1, figure 2.
+Reference: arXiv:2102.06171, section 4, figure 2.
 """
 
 import argparse

@@ -44,7 +44,7 @@ class Augmentation:
     >>> f1.mixes, flips_and_crops.mixes
     (True, False)
 
-    Reference: arXiv:2102.06171, section 4.1 and appendix A.
+    Reference: arXiv:2102.06171, section 5 and appendix A.
     """
 
     randaugment_magnitude: float = 5.0

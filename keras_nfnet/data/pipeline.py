@@ -113,7 +113,7 @@ def training_dataset(
     ...     "imagenet2012", size=192, batch_size=4096, augment=Augmentation()
     ... )
 
-    Reference: arXiv:2102.06171, section 4.1.
+    Reference: arXiv:2102.06171, section 5.
     """
     sides(size)
     _whole("batch_size", batch_size, 1)

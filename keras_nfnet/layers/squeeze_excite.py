@@ -33,7 +33,7 @@ class SqueezeExcite(keras.layers.Layer):
     >>> keras.ops.shape(layer(x)), layer.reduce.units
     ((2, 7, 7, 32), 16)
 
-    Reference: arXiv:2102.06171, section 4.1.
+    Reference: arXiv:2102.06171, section 5.
     """
 
     def __init__(self, ratio=0.5, scale=2.0, **kwargs):

@@ -72,7 +72,7 @@ class NFBlock(keras.layers.Layer):
     >>> keras.ops.shape(NFBlock(64, strides=2, group_width=16)(x))
     (1, 4, 4, 64)
 
-    Reference: arXiv:2102.06171, section 4.1 and figure 5.
+    Reference: arXiv:2102.06171, section 5 and figure 5.
     """
 
     def __init__(

@@ -154,7 +154,7 @@ NFNet.__doc__ = (
     >>> model.output_shape
     (None, 10)
 
-    Reference: arXiv:2102.06171, section 4.
+    Reference: arXiv:2102.06171, section 5.
     """
 )
 

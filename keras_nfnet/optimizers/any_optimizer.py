@@ -45,7 +45,7 @@ def with_agc(optimizer_class):
     >>> optimizer.clipping, optimizer.weight_decay
     (0.02, 0.05)
 
-    Reference: arXiv:2102.06171, section 3.
+    Reference: arXiv:2102.06171, section 4.
     """
     if not (
         inspect.isclass(optimizer_class)

@@ -1,6 +1,6 @@
 """Adaptive gradient clipping (AGC) of one tensor.
 
-Reference: arXiv:2102.06171, section 3, eq. 3.
+Reference: arXiv:2102.06171, section 4, eq. 3.
 """
 
 from keras import ops
@@ -27,7 +27,7 @@ def unitwise_norm(x):
     >>> print(np.round(keras_nfnet.optimizers.unitwise_norm(w), 4))
     [[ 5. 13.]]
 
-    Reference: arXiv:2102.06171, section 3, eq. 3.
+    Reference: arXiv:2102.06171, section 4, eq. 3.
     """
     axes = None if len(x.shape) < 2 else list(range(len(x.shape) - 1))
     return ops.sqrt(ops.sum(ops.square(x), axis=axes, keepdims=True))
@@ -68,7 +68,7 @@ def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3):
     [[0.03]
      [0.04]]
 
-    Reference: arXiv:2102.06171, section 3, eq. 3.
+    Reference: arXiv:2102.06171, section 4, eq. 3.
     """
     check_clipping(clipping, eps)
     gradient = ops.convert_to_tensor(gradient)

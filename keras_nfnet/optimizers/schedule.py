@@ -30,7 +30,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     >>> [round(float(rate(step)), 4) for step in (0, 1, 2, 6, 10)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
 
-    Reference: arXiv:2102.06171, section 4.
+    Reference: arXiv:2102.06171, section 6 and appendix A.
     """
 
     def __init__(self, peak, total_steps, warmup_steps, name="warmup_cosine"):

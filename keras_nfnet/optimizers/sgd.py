@@ -12,7 +12,7 @@ from keras_nfnet.optimizers.clipped import (
     rule_config,
 )
 
-# Gains and biases never decay; arXiv:2102.06171, section 4.1.
+# Gains and biases never decay; arXiv:2102.06171, appendix A.
 NOT_DECAYED = ("bias", "gain", "skip_gain")
 
 
@@ -65,7 +65,7 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
     [[2.997]
      [3.996]]
 
-    Reference: arXiv:2102.06171, sections 3 and 4.
+    Reference: arXiv:2102.06171, section 4 and appendix A.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ def ema_model(model, into=None):
     >>> np.allclose(average.get_layer("predictions").bias, 0.9 * bias)
     True
 
-    Reference: arXiv:2102.06171, section 4.
+    Reference: arXiv:2102.06171, section 6 and appendix A.
     """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     averages = getattr(optimizer, "averages", {})

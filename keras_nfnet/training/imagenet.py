@@ -16,7 +16,7 @@ def imagenet(name, variant, **changes):
     Returns:
         A `keras_nfnet.Recipe`.
 
-    Reference: arXiv:2102.06171, section 4.1 and appendix A.
+    Reference: arXiv:2102.06171, section 6 and appendix A.
     """
     config = VARIANTS[variant]
     layers, magnitude = config.rand_augment

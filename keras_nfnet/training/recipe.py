@@ -71,7 +71,7 @@ class Recipe:
     >>> f1.peak_learning_rate
     0.4
 
-    Reference: arXiv:2102.06171, section 4.
+    Reference: arXiv:2102.06171, section 6 and appendix A.
     """
 
     name: str

@@ -102,7 +102,7 @@ def train(
     >>> result.steps, result.examples
     (22, 360)
 
-    Reference: arXiv:2102.06171, section 4.
+    Reference: arXiv:2102.06171, section 6 and appendix A.
     """
     if not isinstance(recipe, Recipe):
         raise ValueError(

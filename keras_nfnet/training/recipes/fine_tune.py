@@ -11,7 +11,7 @@ run by this package's authors on the published values.
     keras-nfnet train fine_tune
     keras-nfnet train fine_tune --set data=pictures/ --set classes=5
 
-Reference: arXiv:2102.06171, section 4.2.
+Reference: arXiv:2102.06171, section 6.2.
 """
 
 from keras_nfnet.data.augmentation import Augmentation

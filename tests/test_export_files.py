@@ -12,6 +12,7 @@ import pytest
 from fill import images
 from test_fold import network
 
+from keras_nfnet import NFNet, NFNetConfig
 from keras_nfnet.data.preprocessing import preprocess_input
 from keras_nfnet.export import onnx_file, tflite, to_onnx, to_tflite
 
@@ -208,6 +209,19 @@ def test_a_file_that_differs_is_not_written(
     with pytest.raises(ValueError, match="float32.*nothing was written"):
         write(model, tmp_path / "a")
     assert not os.listdir(tmp_path)
+
+
+@tensorflow
+def test_int8_that_rounds_every_probability_to_0_is_not_written(tmp_path):
+    # A new network's 1000 probabilities are 0.001 each, int8's step 1/256.
+    config = NFNetConfig((16,), (1,), group_width=16)
+    options = {"weights": None, "input_shape": (32, 32, 3)}
+    path = tmp_path / "a"
+    with pytest.raises(ValueError, match="int8.*Received: 0.0000"):
+        to_tflite(NFNet(config, **options), path, "int8", pixels(8))
+    assert not os.listdir(tmp_path)
+    logits = NFNet(config, classifier_activation=None, **options)
+    assert to_tflite(logits, path, "int8", pixels(8)).cosine < 1
 
 
 @pytest.mark.parametrize("write, runner", FILES)

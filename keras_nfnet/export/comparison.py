@@ -115,7 +115,8 @@ def report(got, wanted, *, model, path, target, precision, seconds, size):
     """
     difference = float(np.abs(got - wanted).max())
     norms = np.linalg.norm(got) * np.linalg.norm(wanted)
-    cosine = float(np.vdot(got, wanted) / norms) if norms else 1.0
+    # Zeros have no direction: equal if both are zeros, else nothing alike.
+    cosine = float(np.vdot(got, wanted) / norms if norms else difference == 0)
     if precision in _LARGEST:
         bound = _LARGEST[precision]
         if is_half(model):

@@ -49,7 +49,8 @@ def to_tflite(
             on most CPUs); `"dynamic_int8"` (weights of 8 bits, activations
             quantized as they come: a quarter of size and time, no
             calibration); `"int8"` (activations of 8 bits too, for
-            accelerators of integers).
+            accelerators of integers; probabilities come in steps of 1/256,
+            so take logits where many classes share them).
         calibration: For `"int8"`: pixels `(pictures, height, width, 3)`, RGB
             0–255, or a folder of pictures like those to be classified.
             Default: 12 views of two photographs, with a warning.

@@ -71,7 +71,8 @@ def test_a_keras_file_is_exported_to_every_format(saved, model, capsys):
 
 
 def test_what_a_run_left_beside_the_file_goes_into_the_artifact(saved):
-    texts = description("m", list("abcdefghij"), (32, 32), "float32", 0)
+    # Another size than the model's, which is fixed.
+    texts = description("m", list("abcdefghij"), (48, 48), "float32", 0)
     for name, text in texts.items():
         pathlib.Path(name).write_text(text)
     for options, margin, labels in (
@@ -89,7 +90,9 @@ def test_what_a_run_left_beside_the_file_goes_into_the_artifact(saved):
         }
         assert json.loads(entries["preprocessing.json"])["margin"] == margin
         assert entries["labels.txt"].startswith(labels)
-    assert main(["export", saved, "--margin", "-1"]) == 2
+        assert json.loads(entries["preprocessing.json"])["size"] == [32, 32]
+    for wrong in (("--margin", "-1"), ("--size", "0"), ("--size", "48")):
+        assert main(["export", saved, *wrong]) == 2
 
 
 def test_bad_input_is_status_2_and_one_line(saved, capsys):
@@ -103,8 +106,14 @@ def test_bad_input_is_status_2_and_one_line(saved, capsys):
         assert main(["export", *arguments]) == 2
         error = capsys.readouterr().err.strip()
         assert message in error and "\n" not in error
-    (pathlib.Path("broken.keras")).write_bytes(b"PK")
-    assert main(["export", "broken.keras"]) == 2
+    whole = pathlib.Path(saved).read_bytes()
+    inside = whole.index(b"config.json") + 200  # What its checksum covers.
+    damaged = whole[:inside] + bytes([whole[inside] ^ 1]) + whole[inside + 1 :]
+    for content in (b"PK", whole[: len(whole) // 2], damaged):
+        pathlib.Path("broken.keras").write_bytes(content)
+        assert main(["export", "broken.keras"]) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("keras-nfnet: error: ") and "\n" not in error
     assert sorted(os.listdir()) == ["broken.keras", saved]
 
 

@@ -95,7 +95,9 @@ def test_with_agc_is_the_optimizer_on_clipped_gradients(name):
         try:
             plain.apply([clipped], [theirs])
         except AttributeError as error:
-            # Keras 3.12's Muon on TensorFlow.
+            if name != "Muon" or not keras.__version__.startswith("3.12."):
+                raise
+            # That Muon reads `path` of a variable of TensorFlow's.
             pytest.skip(f"Keras's own {name} fails: {error}")
         optimizer.apply([ops.array(gradient)], [ours])
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-7)

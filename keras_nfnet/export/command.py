@@ -124,9 +124,12 @@ def export(options):
     labels = read_labels(options.labels) if options.labels else beside.labels
     _say(f"building {options.model}")
     model = model_of(options)
+    size = options.size
+    if size is None and None in model.inputs[0].shape[1:3]:
+        size = beside.size
     arguments = {
         "labels": labels,
-        "size": options.size or beside.size,
+        "size": size,
         "overwrite": options.overwrite,
         "progress": _say,
     }

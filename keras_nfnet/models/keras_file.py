@@ -1,6 +1,7 @@
 """Models from `.keras` files, as runs leave them."""
 
 import os
+import zipfile
 
 import keras
 
@@ -29,7 +30,7 @@ def load_keras_file(path, argument):
         )
     try:
         return keras.models.load_model(path, compile=False)
-    except (OSError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"`{argument}` must be a whole .keras file of known layers. "
             f"Received: {str(path)!r} ({error})"

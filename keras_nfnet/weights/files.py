@@ -9,6 +9,7 @@ import stat
 
 import numpy as np
 
+from keras_nfnet.weights.bounds import check_size, one_line
 from keras_nfnet.weights.check import Entry, WeightsFileError
 from keras_nfnet.weights.haiku import HaikuLayout
 from keras_nfnet.weights.keras_h5 import KerasH5Layout
@@ -19,11 +20,8 @@ from keras_nfnet.weights.timm import TimmLayout
 CHECKSUMS = "keras_nfnet_checksums"
 CHECKSUM = "keras_nfnet_checksum"
 
-_LONGEST = 500  # Characters of a message or name.
+_LONGEST_NAME = 500
 _LONGEST_HEADER = 8 * 2**20  # F7's safetensors header has 0.7 MB.
-# Arrays are float32 in memory: float16 doubles.
-_MOST_EXPANSION = 4
-_SPARE = 2**28
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 _SAFETENSORS_DTYPES = {
@@ -148,32 +146,9 @@ def open_weights(source):
         yield contents
 
 
-def one_line(error):
-    """An error's message as one line of bounded length."""
-    text = " ".join(str(error).split())
-    text = "".join(sign if sign.isprintable() else "?" for sign in text)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
-
-
-def check_size(sizes, stored):
-    """Refuses arrays that take far more memory than their file.
-
-    Args:
-        sizes: `{name: bytes in memory}`.
-        stored: The file's size in bytes.
-    """
-    total = sum(sizes.values())
-    if total > _MOST_EXPANSION * stored + _SPARE:
-        largest = max(sizes, key=sizes.get)
-        raise ValueError(
-            f"it has {stored} bytes and would take {total} bytes of memory, "
-            f"its {largest} alone {sizes[largest]}"
-        )
-
-
 def _check(entries, stored):
     for name in entries:
-        if len(name) > _LONGEST or not name.isprintable():
+        if len(name) > _LONGEST_NAME or not name.isprintable():
             raise ValueError(f"it has the name {name[:120]!r}")
     check_size(
         {

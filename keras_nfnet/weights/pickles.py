@@ -116,8 +116,7 @@ class _Mapping(dict):
         if type(key) is not str or len(key) > _LONGEST_NAME:
             raise ValueError(
                 "its dictionaries must have names of at most "
-                f"{_LONGEST_NAME} characters as keys. Received: "
-                f"{type(key).__name__}"
+                f"{_LONGEST_NAME} characters as keys"
             )
         if key in self:
             raise ValueError(f"it has the key {key!r} twice")

@@ -11,25 +11,10 @@ from keras_nfnet.data.labels import decode_predictions
 from keras_nfnet.data.preprocessing import preprocess_input
 from keras_nfnet.diagnostics import signal_propagation
 from keras_nfnet.export.folding import fold
-from keras_nfnet.models.nfnet import (
-    NFNet,
-    NFNetF0,
-    NFNetF0Plus,
-    NFNetF1,
-    NFNetF1Plus,
-    NFNetF2,
-    NFNetF2Plus,
-    NFNetF3,
-    NFNetF3Plus,
-    NFNetF4,
-    NFNetF4Plus,
-    NFNetF5,
-    NFNetF5Plus,
-    NFNetF6,
-    NFNetF6Plus,
-    NFNetF7,
-    NFNetF7Plus,
-)
+from keras_nfnet.models import constructors
+from keras_nfnet.models.constructors import *  # noqa: F403
+from keras_nfnet.models.feature_maps import features
+from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.optimizers import (
     SGDAGC,
     WarmupCosine,
@@ -47,22 +32,6 @@ __all__ = [
     "VARIANTS",
     "NFNet",
     "NFNetConfig",
-    "NFNetF0",
-    "NFNetF0Plus",
-    "NFNetF1",
-    "NFNetF1Plus",
-    "NFNetF2",
-    "NFNetF2Plus",
-    "NFNetF3",
-    "NFNetF3Plus",
-    "NFNetF4",
-    "NFNetF4Plus",
-    "NFNetF5",
-    "NFNetF5Plus",
-    "NFNetF6",
-    "NFNetF6Plus",
-    "NFNetF7",
-    "NFNetF7Plus",
     "Recipe",
     "WarmupCosine",
     "__version__",
@@ -70,10 +39,12 @@ __all__ = [
     "decode_predictions",
     "ema_model",
     "export",
+    "features",
     "fold",
     "preprocess_input",
     "signal_propagation",
     "train",
     "weights",
     "with_agc",
+    *constructors.__all__,
 ]

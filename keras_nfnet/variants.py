@@ -108,7 +108,8 @@ class BlockSpec:
     stochastic_depth_rate: float
 
 
-_CHOICES = {
+# The allowed values of the fields that have few.
+CHOICES = {
     "bottleneck_of": ("out", "in"),
     "attention": ("se", "eca", None),
     "attention_position": ("last", "middle"),
@@ -189,9 +190,7 @@ class Architecture:
     se_ratio: float = dataclasses.field(default=0.5, kw_only=True)
     alpha: float = dataclasses.field(default=0.2, kw_only=True)
     use_two_convs: bool = dataclasses.field(default=True, kw_only=True)
-    final_conv_mult: float | None = dataclasses.field(
-        default=2.0, kw_only=True
-    )
+    final_conv_mult: float | None = dataclasses.field(default=2.0, kw_only=True)
     final_filters: int | None = dataclasses.field(default=None, kw_only=True)
     stem: Stem = dataclasses.field(default=Stem(), kw_only=True)
     first_stride: int = dataclasses.field(default=1, kw_only=True)
@@ -249,7 +248,7 @@ class Architecture:
                 f"Received: first_stride={self.first_stride!r}"
             )
         _positive("channel_multiple", (self.channel_multiple,))
-        for field, values in _CHOICES.items():
+        for field, values in CHOICES.items():
             if getattr(self, field) not in values:
                 names = ", ".join(map(repr, values))
                 raise ValueError(
@@ -361,23 +360,14 @@ class Architecture:
         return specs
 
     def _bottleneck(self, channels, filters, group_width, is_first):
-        """`(channels, groups)` of a block's 3×3 convolutions.
-
-        The channels are rounded down to a multiple of the group width, as
-        in the authors' code.
-
-        NOTE: a bottleneck narrower than one group is one group of its own
-        width; the authors' code fails there.
-        """
+        """`(channels, groups)` of a block's 3×3 convolutions."""
         if self.bottleneck_of == "out":
             inner = filters * self.bottleneck_ratio
         else:
             inner = channels * (1 if is_first else self.bottleneck_ratio)
         if self.channel_multiple > 1:
             inner = round_channels(inner, self.channel_multiple)
-        inner = max(1, int(inner))
-        groups = inner // group_width if group_width else 0
-        return (groups * group_width, groups) if groups else (inner, 1)
+        return bottleneck_groups(inner, group_width)
 
     def _drop_rate(self, index, total):
         if self.rescale_stochastic_depth:
@@ -452,6 +442,24 @@ class NFNetConfig(Architecture):
         )
 
 
+def bottleneck_groups(channels, group_width):
+    """Returns `(channels, groups)` of a block's 3×3 convolutions.
+
+    The channels are rounded down to a multiple of the group width, as in
+    the authors' code.
+
+    NOTE: a bottleneck narrower than one group is one group of its own
+    width; the authors' code fails there.
+
+    Args:
+        channels: A number above 0.
+        group_width: Positive integer, or `None` for one group.
+    """
+    channels = max(1, int(channels))
+    groups = channels // group_width if group_width else 0
+    return (groups * group_width, groups) if groups else (channels, 1)
+
+
 def round_channels(channels, multiple, may_lose=0.1):
     """Channels rounded to a multiple, as timm's `make_divisible`.
 
@@ -461,9 +469,7 @@ def round_channels(channels, multiple, may_lose=0.1):
         may_lose: Largest fraction that rounding down may take off; more is
             rounded up. `None` for any.
     """
-    rounded = max(
-        multiple, int(channels + multiple / 2) // multiple * multiple
-    )
+    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
     if may_lose is not None and rounded < (1 - may_lose) * channels:
         rounded += multiple
     return rounded
@@ -638,4 +644,19 @@ VARIANTS = {
         for name, attention in _TIMM_RESNETS.items()
         for size in ("26", "50", "101")
     },
+}
+# Top-1 accuracy on ImageNet in %: F0 … F6 of arXiv:2102.06171, table 3; the
+# others of timm's results table, at their test size.
+PUBLISHED_TOP1 = {
+    "F0": 83.6,
+    "F1": 84.7,
+    "F2": 85.1,
+    "F3": 85.7,
+    "F4": 85.9,
+    "F5": 86.0,
+    "F6": 86.5,
+    "nfnet_l0": 82.75,
+    "eca_nfnet_l0": 82.58,
+    "eca_nfnet_l1": 84.01,
+    "eca_nfnet_l2": 84.70,
 }

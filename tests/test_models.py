@@ -58,7 +58,7 @@ def test_released_code_of_f4_plus_is_a_configuration():
 
 
 @pytest.mark.parametrize(
-    "name", sorted(n for n in dir(keras_nfnet) if n.startswith("NFNetF"))
+    "name", sorted(keras_nfnet.models.constructors.__all__)
 )
 def test_signatures_are_those_of_keras_applications(name):
     signature = inspect.signature(getattr(keras_nfnet, name))
@@ -69,6 +69,8 @@ def test_signatures_are_those_of_keras_applications(name):
             "stochastic_depth_rate",
             "activation",
             "width",
+            "output_stride",
+            "use_se",
         ):
             assert parameter.kind is parameter.KEYWORD_ONLY
         elif parameter.name != "name":

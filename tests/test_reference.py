@@ -30,10 +30,13 @@ def relative(value, expected, scale=None):
     return float(np.abs(np.asarray(value) - expected).max() / scale)
 
 
-def network_errors(figure):
+def network_errors(figure, use_se=None):
     """Relative differences of a network from the authors', by what."""
+    build, options = NFNet, {"config": figure["variant"]}
+    if use_se:
+        build, options = keras_nfnet.NFResNet50, {"use_se": True}
     model = filled(
-        NFNet(figure["variant"], weights=None, classifier_activation=None),
+        build(**options, weights=None, classifier_activation=None),
         figure["seed"],
     )
     assert model.count_params() == figure["params"]

@@ -183,13 +183,13 @@ def rewrite(kind, path, tree):
     from safetensors.numpy import save_file
 
     from keras_nfnet.weights import files as opened
-    from keras_nfnet.weights.haiku import HaikuLayout
+    from keras_nfnet.weights.layouts import HAIKU
 
     if kind == "deepmind":
         path.write_bytes(pickle.dumps(tree))
         return
     flat = {f"{m}:{p}": v for m in tree for p, v in tree[m].items()}
-    keys = dict(HaikuLayout.keys(flat).items())
+    keys = dict(HAIKU[-1].keys(flat).items())
     layout = {
         "own": opened.OwnLayout,
         "timm": opened.TimmLayout,

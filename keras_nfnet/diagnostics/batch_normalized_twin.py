@@ -18,14 +18,22 @@ its skip gain.
 import keras
 from keras import ops
 
-from keras_nfnet.layers import SqueezeExcite
+from keras_nfnet.layers import (
+    EfficientChannelAttention,
+    ScaledActivation,
+    ScaledWSConv2D,
+    SkipInit,
+    SqueezeExcite,
+    StochasticDepth,
+)
 from keras_nfnet.layers.activation import resolve_activation
 from keras_nfnet.layers.formats import require_channels_last
-from keras_nfnet.layers.grouped_convolution import convolve
 from keras_nfnet.layers.initializers import ScaledNormal
+from keras_nfnet.layers.pooling import GlobalAveragePooling
+from keras_nfnet.models.body import body
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments
-from keras_nfnet.models.nf_block import GlobalAveragePooling, bottleneck_groups
+from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.variants import NFNetConfig
 
 # As ResNets have it; Keras's default is 1e-3.
@@ -33,54 +41,24 @@ _EPSILON = 1e-5
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
-class PlainConv2D(keras.layers.Layer):
-    """A convolution without bias; grouped ones run as the NFNet's do.
-
-    Args:
-        filters: Output channels.
-        kernel_size: Side of the kernel in pixels.
-        strides: Stride in both directions.
-        groups: Divides input channels and `filters`.
-        **kwargs: As for `keras.layers.Layer`.
-    """
-
-    def __init__(self, filters, kernel_size, strides=1, groups=1, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.strides = strides
-        self.groups = groups
+class PlainConv2D(ScaledWSConv2D):
+    """A `ScaledWSConv2D` with its kernel as it is, and nothing else."""
 
     def build(self, input_shape):
+        self.gain = self.bias = None
         self.kernel = self.add_weight(
             name="kernel",
             shape=(
-                self.kernel_size,
-                self.kernel_size,
+                *self.kernel_size,
                 input_shape[-1] // self.groups,
                 self.filters,
             ),
-            initializer="he_normal",
+            initializer=self.kernel_initializer,
         )
+        self.built = True
 
-    def call(self, inputs):
-        return convolve(
-            inputs,
-            ops.convert_to_tensor(self.kernel),
-            strides=self.strides,
-            padding="same",
-            groups=self.groups,
-        )
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            filters=self.filters,
-            kernel_size=self.kernel_size,
-            strides=self.strides,
-            groups=self.groups,
-        )
-        return config
+    def standardized_kernel(self):
+        return ops.convert_to_tensor(self.kernel)
 
 
 def batch_normalized_twin(config, input_shape, classes):
@@ -146,7 +124,7 @@ def batch_normalized_twin(config, input_shape, classes):
         input_tensor=None,
     )
     inputs = keras.Input(tuple(input_shape), name="images")
-    x = _body(inputs, config)
+    x = body(_Twin(config), inputs, config)
     x = GlobalAveragePooling(name="avg_pool")(x)
     # The NFNet's classifier, under the name that AGC leaves out.
     x = keras.layers.Dense(
@@ -203,64 +181,49 @@ def use_statistics_of(model, images):
     model(images, training=True)
 
 
-def _body(x, config):
-    """Stem, stages and final activation, on a Keras tensor."""
-    activation, _ = resolve_activation(config.activation)
-    stem = ((16, 2), (32, 1), (64, 1), (config.widths[0] // 2, 2))
-    for index, (filters, strides) in enumerate(stem):
-        x = activation(
-            _conv_bn(x, f"stem_{index}", max(1, filters), 3, strides)
+class _Twin:
+    """What each layer of an NFNet becomes, for `body` and its blocks."""
+
+    def __init__(self, config):
+        self._function, _ = resolve_activation(config.activation)
+        self._last_of_stem = f"stem_conv{len(config.stem.filters) - 1}"
+
+    def __call__(self, layer, x):
+        if isinstance(layer, NFBlock):
+            layer.compose_shortcut(x.shape[-1])
+            return layer.forward(self, x)
+        if isinstance(layer, ScaledWSConv2D):
+            x = self._normalized(layer, x)
+            if layer.name == self._last_of_stem:
+                # An NFNet's first block begins with the activation.
+                x = self._function(x)
+            return x
+        if isinstance(layer, ScaledActivation):
+            is_first = layer.name.endswith("_preact")
+            return x if is_first else layer.function(x)
+        if isinstance(
+            layer, StochasticDepth | SkipInit | keras.layers.Rescaling
+        ):
+            return x
+        if isinstance(layer, SqueezeExcite | EfficientChannelAttention):
+            # The factor 2 of the NFNet's gate keeps a variance; here
+            # nothing has to.
+            config = {**layer.get_config(), "scale": 1.0}
+            return type(layer).from_config(config)(x)
+        x = layer(x)
+        return self._function(x) if isinstance(layer, keras.layers.Add) else x
+
+    def _normalized(self, layer, x):
+        config = layer.get_config()
+        config.update(
+            name=f"{layer.name}_conv",
+            use_bias=False,
+            kernel_initializer="he_normal",
         )
-    for stage, (filters, depth, strides, group_width) in enumerate(
-        zip(
-            config.widths,
-            config.depths,
-            config.strides,
-            config.group_widths,
-            strict=True,
-        ),
-        start=1,
-    ):
-        for block in range(depth):
-            x = _block(
-                x,
-                f"stage{stage}_block{block}",
-                config,
-                filters,
-                strides if block == 0 else 1,
-                group_width,
-                activation,
-            )
-    final = int(config.final_conv_mult * config.widths[-1])
-    return activation(_conv_bn(x, "final", final, 1))
-
-
-def _block(x, name, config, filters, strides, group_width, activation):
-    channels, groups = bottleneck_groups(
-        filters, config.bottleneck_ratio, group_width
-    )
-    shortcut = x
-    if strides > 1 or x.shape[-1] != filters:
-        if strides > 1:
-            shortcut = keras.layers.AveragePooling2D(
-                2, strides, padding="same", name=f"{name}_pool"
-            )(shortcut)
-        shortcut = _conv_bn(shortcut, f"{name}_shortcut", filters, 1)
-    x = activation(_conv_bn(x, f"{name}_conv0", channels, 1))
-    x = activation(_conv_bn(x, f"{name}_conv1", channels, 3, strides, groups))
-    if config.use_two_convs:
-        x = activation(_conv_bn(x, f"{name}_conv1b", channels, 3, 1, groups))
-    x = _conv_bn(x, f"{name}_conv2", filters, 1, gamma="zeros")
-    # The factor 2 of the NFNet's gate keeps a variance; here nothing has to.
-    x = SqueezeExcite(config.se_ratio, scale=1.0, name=f"{name}_se")(x)
-    return activation(keras.layers.Add(name=f"{name}_add")([shortcut, x]))
-
-
-def _conv_bn(x, name, filters, size, strides=1, groups=1, gamma="ones"):
-    x = PlainConv2D(filters, size, strides, groups, name=f"{name}_conv")(x)
-    return keras.layers.BatchNormalization(
-        momentum=0.0,
-        epsilon=_EPSILON,
-        gamma_initializer=gamma,
-        name=f"{name}_bn",
-    )(x)
+        is_last = layer.name.endswith("_conv2") and "block" in layer.name
+        return keras.layers.BatchNormalization(
+            momentum=0.0,
+            epsilon=_EPSILON,
+            gamma_initializer="zeros" if is_last else "ones",
+            name=f"{layer.name}_bn",
+        )(PlainConv2D.from_config(config)(x))

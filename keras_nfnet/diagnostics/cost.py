@@ -1,36 +1,59 @@
 """Parameters and multiply-accumulates, computed from the model."""
 
+import math
+
 import keras
 
-from keras_nfnet.layers import ScaledWSConv2D
+from keras_nfnet.export.folded_layers import PlainConvolution
+from keras_nfnet.layers import (
+    EfficientChannelAttention,
+    ScaledWSConv2D,
+    SqueezeExcite,
+)
+from keras_nfnet.models.graphs import functional_graph, is_graph
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.models.without_values import without_values
-from keras_nfnet.variants import VARIANTS
+from keras_nfnet.variants import PUBLISHED_TOP1, VARIANTS
+from keras_nfnet.weights.hub import REPOSITORIES
 
-# Top-1 accuracy on ImageNet in %, arXiv:2102.06171, table 3.
-PUBLISHED_TOP1 = {
-    "F0": 83.6,
-    "F1": 84.7,
-    "F2": 85.1,
-    "F3": 85.7,
-    "F4": 85.9,
-    "F5": 86.0,
-    "F6": 86.5,
-}
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+# Layers that use each of their kernels once per position.
+_KERNELS = (
+    *_TRANSPOSED,
+    ScaledWSConv2D,
+    PlainConvolution,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+    keras.layers.Dense,
+)
 
 
 def count_macs(model, height, width):
     """Multiply-accumulates of one image: all convolutions and matrices.
 
     Args:
-        model: A model of this package, a chain of its layers.
+        model: A functional or sequential Keras model with one input of
+            images, folded or not; other models in it are counted too.
         height: Height of the image in pixels.
         width: Width of the image in pixels.
 
     Returns:
-        An integer. Activations, pooling and standardization are not
-        counted, as in the paper.
+        An integer. Activations, pooling, normalization and standardization
+        are not counted, as in the paper.
+
+    Raises:
+        ValueError: If the model is of another kind or has a layer with
+            kernels whose work is not known.
 
     Example:
 
@@ -41,45 +64,51 @@ def count_macs(model, height, width):
 
     Reference: arXiv:2102.06171, table 3, which calls them FLOPs.
     """
-    shape = (1, height, width, model.inputs[0].shape[-1])
-    total = 0
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
-            continue
-        total += _layer_macs(layer, shape)
-        shape = layer.compute_output_shape(shape)
-    return total
+    counter = _Counter()
+    graph = functional_graph(model)
+    (image,) = graph.inputs
+    shape = (1, height, width, image.shape[-1])
+    counter.run(graph, [keras.KerasTensor(shape, dtype=image.dtype)])
+    return counter.total
 
 
-def _layer_macs(layer, shape):
-    if isinstance(layer, NFBlock):
-        return _block_macs(layer, shape)
-    if isinstance(layer, ScaledWSConv2D):
-        _, height, width, _ = layer.compute_output_shape(shape)
-        return height * width * _size(layer.kernel)
-    if isinstance(layer, keras.layers.Dense):
-        return _size(layer.kernel)
-    return 0
+class _Counter:
+    """Follows the shapes through a graph and adds up."""
+
+    def __init__(self):
+        self.total = 0
+
+    def run(self, graph, inputs):
+        return graph._run_through_graph(inputs, call_fn=self)
+
+    def __call__(self, operation, *args, **kwargs):
+        if isinstance(operation, NFBlock):
+            return operation.forward(self, *args)
+        if isinstance(operation, keras.Model) and is_graph(operation):
+            return self.run(functional_graph(operation), *args)
+        outputs = operation.compute_output_spec(*args, **kwargs)
+        if isinstance(operation, keras.layers.Layer):
+            self.total += _macs(operation, args, outputs)
+        return outputs
 
 
-def _block_macs(block, shape):
-    total = 0
-    if block.conv_shortcut is not None:
-        pooled = block.pool.compute_output_shape(shape) if block.pool else shape
-        total += _layer_macs(block.conv_shortcut, pooled)
-    for conv in (block.conv0, block.conv1, block.conv1b, block.conv2):
-        if conv is not None:
-            total += _layer_macs(conv, shape)
-            shape = conv.compute_output_shape(shape)
-    gate = block.squeeze_excite
-    return total + _size(gate.reduce.kernel) + _size(gate.expand.kernel)
-
-
-def _size(variable):
-    size = 1
-    for side in variable.shape:
-        size *= side
-    return size
+def _macs(layer, args, outputs):
+    """Multiply-accumulates of a layer that is no model."""
+    kernels = [v for v in layer.weights if len(v.shape) > 1]
+    if not kernels:
+        return 0
+    size = sum(math.prod(kernel.shape) for kernel in kernels)
+    if isinstance(layer, SqueezeExcite):
+        return size
+    if isinstance(layer, EfficientChannelAttention):
+        return size * outputs.shape[-1]
+    if not isinstance(layer, _KERNELS):
+        raise ValueError(
+            "`model` must have layers whose multiply-accumulates are known. "
+            f"Received: the layer {layer.name!r}, {type(layer).__name__}"
+        )
+    where = args[0] if isinstance(layer, _TRANSPOSED) else outputs
+    return size * math.prod(where.shape[1:-1])
 
 
 def variant_table():
@@ -97,7 +126,7 @@ def variant_table():
     >>> rows[0]["variant"], rows[0]["parameters"], rows[0]["top1"]
     ('F0', 71489284, 83.6)
 
-    Reference: arXiv:2102.06171, tables 1 and 3.
+    Reference: arXiv:2102.06171, tables 1 and 3; timm's results table.
     """
     rows = []
     for variant, config in VARIANTS.items():
@@ -113,7 +142,7 @@ def variant_table():
                 "test_gmacs": _gmacs(model, config.test_size),
                 "drop_rate": config.drop_rate,
                 "top1": PUBLISHED_TOP1.get(variant),
-                "weights": variant in PUBLISHED_TOP1,
+                "weights": variant in REPOSITORIES,
             }
         )
     return rows

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_nfnet.layers import StochasticDepth
 from keras_nfnet.models.nf_block import NFBlock
 
 
@@ -112,13 +113,17 @@ def signal_propagation(model, x=None):
     stem = keras.Function(model.inputs, blocks[0].input)
     signal = stem([x])
     squared_means, variances, residual_variances = [], [], []
+
+    def apply(layer, *args):
+        if isinstance(layer, StochasticDepth):
+            _append(args[0], [], residual_variances)
+        return layer(*args)
+
     _append(signal, squared_means, variances)
     expected = [1.0]
     variance = 1.0
     for block in blocks:
-        shortcut, residual = block.branches(signal)
-        _append(residual, [], residual_variances)
-        signal = block.join(shortcut, residual, training=False)
+        signal = block.forward(apply, signal)
         _append(signal, squared_means, variances)
         if block.conv_shortcut is not None:
             variance = 1.0

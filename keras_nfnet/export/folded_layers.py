@@ -12,7 +12,8 @@ from keras_nfnet.layers.activation import (
     resolve_activation,
     serialize_activation,
 )
-from keras_nfnet.layers.residual import global_average
+from keras_nfnet.layers.convolution import output_sides
+from keras_nfnet.layers.grouped_convolution import WIDE, convolve
 
 
 def numpy_value(variable):
@@ -52,17 +53,18 @@ class PlainActivation(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
 class PlainConvolution(keras.layers.Layer):
-    """A convolution as one ordinary `Conv2D` per group.
+    """A convolution with a kernel per group, so that none is split.
 
-    Keras would run a grouped convolution inside a function of its own that
-    needs XLA, and splitting one kernel would copy it in every call.
+    Narrow groups share a kernel where they run as one convolution, see
+    `grouped_convolution.py`.
 
     Args:
         filters: Output channels.
         kernel_size: A pair.
         strides: A pair.
-        padding: `"same"` or `"valid"`.
+        padding: `"same"`, `"valid"` or `"symmetric"`.
         groups: Divides input channels and `filters`.
+        dilation_rate: A pair.
         **kwargs: As for `keras.layers.Layer`.
     """
 
@@ -73,6 +75,7 @@ class PlainConvolution(keras.layers.Layer):
         strides=(1, 1),
         padding="same",
         groups=1,
+        dilation_rate=(1, 1),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -81,206 +84,68 @@ class PlainConvolution(keras.layers.Layer):
         self.strides = tuple(strides)
         self.padding = padding
         self.groups = groups
-        self.parts = [
-            keras.layers.Conv2D(
-                filters // groups,
-                self.kernel_size,
-                strides=self.strides,
-                padding=padding,
-                data_format="channels_last",
-                # Values are assigned; drawing them would cost time.
-                kernel_initializer="zeros",
-                name="convolution" if groups == 1 else f"group{index}",
-                dtype=self.dtype_policy,
-            )
-            for index in range(groups)
-        ]
+        self.dilation_rate = tuple(dilation_rate)
 
     def build(self, input_shape):
-        shape = (*input_shape[:-1], input_shape[-1] // self.groups)
-        for part in self.parts:
-            part.build(shape)
+        width = input_shape[-1] // self.groups
+        parts = self.groups if width >= WIDE else 1
+        # Values are assigned; drawing them would cost time.
+        self.kernels = [
+            self.add_weight(
+                name=f"kernel{index}",
+                shape=(*self.kernel_size, width, self.filters // parts),
+                initializer="zeros",
+            )
+            for index in range(parts)
+        ]
+        self.bias = self.add_weight(
+            name="bias", shape=(self.filters,), initializer="zeros"
+        )
         self.built = True
 
     def set_values(self, kernel, bias):
         """Assigns a kernel `(h, w, channels // groups, filters)` and a bias."""
-        width = self.filters // self.groups
-        for index, part in enumerate(self.parts):
-            units = slice(index * width, (index + 1) * width)
-            part.kernel.assign(kernel[..., units])
-            part.bias.assign(bias[units])
+        parts = np.split(kernel, len(self.kernels), axis=-1)
+        for variable, part in zip(self.kernels, parts, strict=True):
+            variable.assign(part)
+        self.bias.assign(bias)
 
     def values(self):
         """The kernel and the bias of all groups, as NumPy arrays."""
-        return tuple(
-            np.concatenate(
-                [numpy_value(getattr(part, name)) for part in self.parts],
-                axis=-1,
+        kernels = [numpy_value(kernel) for kernel in self.kernels]
+        return np.concatenate(kernels, axis=-1), numpy_value(self.bias)
+
+    def call(self, inputs):
+        parts = len(self.kernels)
+        outputs = [
+            convolve(
+                part,
+                ops.cast(kernel, self.compute_dtype),
+                strides=self.strides,
+                padding=self.padding,
+                groups=self.groups // parts,
+                dilation_rate=self.dilation_rate,
             )
-            for name in ("kernel", "bias")
-        )
-
-    def call(self, inputs):
-        if self.groups == 1:
-            return self.parts[0](inputs)
-        split = ops.split(inputs, self.groups, axis=-1)
-        return ops.concatenate(
-            [
-                part(group)
-                for part, group in zip(self.parts, split, strict=True)
-            ],
-            axis=-1,
-        )
-
-    def compute_output_shape(self, input_shape):
-        *sides, _ = self.parts[0].compute_output_shape(
-            (*input_shape[:-1], input_shape[-1] // self.groups)
-        )
-        return (*sides, self.filters)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": self.padding,
-            "groups": self.groups,
-        }
-
-
-@keras.saving.register_keras_serializable(package="keras_nfnet")
-class PlainGate(keras.layers.Layer):
-    """Squeeze-and-excite whose factor lies in the kernels around it.
-
-    Args:
-        hidden: Channels between its two dense layers.
-        scale: A factor that could not be absorbed, else 1.
-        **kwargs: As for `keras.layers.Layer`.
-    """
-
-    def __init__(self, hidden, scale=1.0, **kwargs):
-        super().__init__(**kwargs)
-        self.hidden = hidden
-        self.scale = scale
-
-    def build(self, input_shape):
-        channels = input_shape[-1]
-        self.reduce = self._dense(self.hidden, "relu", "reduce")
-        self.reduce.build((input_shape[0], channels))
-        self.expand = self._dense(channels, "sigmoid", "expand")
-        self.expand.build((input_shape[0], self.hidden))
-        self.built = True
-
-    def _dense(self, units, activation, name):
-        return keras.layers.Dense(
-            units,
-            activation=activation,
-            kernel_initializer="zeros",
-            name=name,
-            dtype=self.dtype_policy,
-        )
-
-    def call(self, inputs):
-        gate = self.expand(self.reduce(global_average(inputs)))
-        if self.scale != 1:
-            gate = gate * ops.cast(self.scale, gate.dtype)
-        return inputs * gate[:, None, None, :]
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "hidden": self.hidden,
-            "scale": self.scale,
-        }
-
-
-@keras.saving.register_keras_serializable(package="keras_nfnet")
-class PlainBlock(keras.layers.Layer):
-    """A folded `NFBlock`; one node of the graph, as that is.
-
-    Args:
-        convolutions: `get_config` of the `PlainConvolution`s of the branch,
-            first to last; empty where the branch is zero.
-        shortcut: The same of the shortcut's, or `None`.
-        pool: Side and stride of the average pooling before the shortcut's
-            convolution, or `None`.
-        hidden: Hidden channels of the gate.
-        gate_scale: As `scale` of `PlainGate`.
-        activation: As for `ScaledActivation`.
-        **kwargs: As for `keras.layers.Layer`.
-    """
-
-    def __init__(
-        self,
-        convolutions,
-        shortcut,
-        pool,
-        hidden,
-        gate_scale=1.0,
-        activation="gelu",
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.pool = pool
-        self.hidden = hidden
-        self.gate_scale = gate_scale
-        self.activation = activation
-        self.act = PlainActivation(
-            activation, name="act", dtype=self.dtype_policy
-        )
-        self.convolutions = [
-            PlainConvolution.from_config(config) for config in convolutions
+            for part, kernel in zip(
+                ops.split(inputs, parts, axis=-1) if parts > 1 else [inputs],
+                self.kernels,
+                strict=True,
+            )
         ]
-        self.shortcut = shortcut and PlainConvolution.from_config(shortcut)
-        self.pooling = pool and keras.layers.AveragePooling2D(
-            pool,
-            padding="same",
-            data_format="channels_last",
-            name="pool",
-            dtype=self.dtype_policy,
-        )
-        self.gate = None
-        if convolutions:
-            self.gate = PlainGate(
-                hidden, gate_scale, name="gate", dtype=self.dtype_policy
-            )
-
-    def build(self, input_shape):
-        shape = tuple(input_shape)
-        if self.shortcut is not None:
-            self.shortcut.build(shape)
-        for convolution in self.convolutions:
-            convolution.build(shape)
-            shape = convolution.compute_output_shape(shape)
-        if self.gate is not None:
-            self.gate.build(shape)
-        self.built = True
-
-    def call(self, inputs):
-        outputs = inputs
-        activated = None
-        if self.shortcut is not None or self.convolutions:
-            activated = self.act(inputs)
-        if self.shortcut is not None:
-            pooled = self.pooling(activated) if self.pooling else activated
-            outputs = self.shortcut(pooled)
-        if not self.convolutions:
-            return outputs
-        residual = self.convolutions[0](activated)
-        for convolution in self.convolutions[1:]:
-            residual = convolution(self.act(residual))
-        return outputs + self.gate(residual)
+        if parts > 1:
+            outputs = [ops.concatenate(outputs, axis=-1)]
+        return outputs[0] + ops.cast(self.bias, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
-        if self.shortcut is None:
-            return input_shape
-        if self.pooling is not None:
-            input_shape = self.pooling.compute_output_shape(input_shape)
-        return self.shortcut.compute_output_shape(input_shape)
+        batch, *sides, _ = input_shape
+        sides = output_sides(
+            sides,
+            self.kernel_size,
+            self.strides,
+            self.padding,
+            self.dilation_rate,
+        )
+        return (batch, *sides, self.filters)
 
     def compute_output_spec(self, inputs):
         return keras.KerasTensor(
@@ -290,10 +155,10 @@ class PlainBlock(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "convolutions": [c.get_config() for c in self.convolutions],
-            "shortcut": self.shortcut and self.shortcut.get_config(),
-            "pool": self.pool,
-            "hidden": self.hidden,
-            "gate_scale": self.gate_scale,
-            "activation": self.activation,
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "groups": self.groups,
+            "dilation_rate": self.dilation_rate,
         }

@@ -3,23 +3,21 @@
 What a factor may pass: a convolution or dense layer (into its kernel),
 average pooling, dropout, and the activations with `f(c x) = c f(x)`. GELU
 and its like hold a factor back; there it goes to what follows, since
-`act(x) * gain` feeds convolutions only.
+`act(x) * gain` feeds convolutions only. Where a factor cannot go on, such as
+a sum, it goes back into the convolution that it came from.
 """
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
-from keras_nfnet.export.folded_kernels import (
-    assign_block,
-    assign_gate,
-    folded_values,
-    plain_block,
-    plain_convolution,
-    skip_factor,
+from keras_nfnet.export.folded_layers import (
+    PlainActivation,
+    PlainConvolution,
+    numpy_value,
 )
-from keras_nfnet.export.folded_layers import PlainActivation, PlainGate
 from keras_nfnet.layers import (
+    EfficientChannelAttention,
     ScaledActivation,
     ScaledWSConv2D,
     SkipInit,
@@ -27,6 +25,7 @@ from keras_nfnet.layers import (
     StochasticDepth,
 )
 from keras_nfnet.layers.activation import ACTIVATIONS
+from keras_nfnet.models.graphs import functional_graph, is_graph
 from keras_nfnet.models.nf_block import NFBlock
 
 # f(c x) = c f(x) for c > 0.
@@ -40,6 +39,9 @@ _LINEAR = (
     keras.layers.Flatten,
 )
 _MAXIMA = (keras.layers.MaxPooling2D, keras.layers.GlobalMaxPooling2D)
+# A factor c goes into a convolution, and 1/c into the gates behind it. Below
+# this, 1/c could leave the range of float16: c stays a factor.
+_SMALLEST = 2.0**-10
 
 
 def fold(model, dtype=None):
@@ -84,38 +86,43 @@ def fold(model, dtype=None):
     )
     outputs = folder.run(graph, tree.map_structure(_Scaled, inputs))
     return keras.Model(
-        inputs, tree.map_structure(folder.final, outputs), name=model.name
+        inputs, tree.map_structure(folder.plain, outputs), name=model.name
     )
-
-
-def functional_graph(model):
-    """The functional model itself, or that of a sequential one.
-
-    Raises:
-        ValueError: If `model` is another kind of model.
-    """
-    graph = model
-    if isinstance(model, keras.Sequential):
-        graph = model._functional
-    if not hasattr(graph, "_run_through_graph"):
-        raise ValueError(
-            "`model` must be a functional Keras model, or a sequential one "
-            f"that is built. Received: model={model!r}"
-        )
-    return graph
 
 
 class _Scaled:
     """A tensor of the folded graph that stands for `tensor * factor`.
 
-    `source` is the convolution that made it, if nothing but homogeneous
-    activations and poolings came between and nothing else uses it.
+    `source` is the `_Source` that can take the factor, if nothing but what
+    lets it through came between and nothing else uses it.
     """
 
     def __init__(self, tensor, factor=1.0, source=None):
         self.tensor = tensor
         self.factor = factor
         self.source = source
+
+
+class _Source:
+    """A convolution, and the kernels of the gates between it and a value."""
+
+    def __init__(self, convolution, gates=(), positive=False):
+        self.convolution = convolution
+        self.gates = gates
+        # Whether an activation came between, which no sign passes.
+        self.positive = positive
+
+    def takes(self, factor):
+        if factor < 0 and self.positive:
+            return False
+        return factor != 0 and (not self.gates or abs(factor) >= _SMALLEST)
+
+    def multiply(self, factor):
+        kernel, bias = self.convolution.values()
+        factor = np.float32(factor)
+        self.convolution.set_values(kernel * factor, bias * factor)
+        for gate in self.gates:
+            gate.assign(numpy_value(gate) / factor)
 
 
 class _Folder:
@@ -134,14 +141,28 @@ class _Folder:
                 uses.extend(node.input_tensors)
         for x in uses:
             self.uses[id(x)] = self.uses.get(id(x), 0) + 1
-        return graph._run_through_graph(inputs, call_fn=self.lower)
 
-    def lower(self, operation, *args, **kwargs):
-        """The `_Scaled` result of one operation on `_Scaled` arguments."""
+        def apply(operation, *args, **kwargs):
+            results = [x for n in operation._inbound_nodes for x in n.outputs]
+            once = all(self.uses.get(id(x), 0) <= 1 for x in results)
+            return self.lower(operation, once, *args, **kwargs)
+
+        return graph._run_through_graph(inputs, call_fn=apply)
+
+    def lower(self, operation, once, *args, **kwargs):
+        """The `_Scaled` result of one operation on `_Scaled` arguments.
+
+        Args:
+            operation: A layer or another operation.
+            once: Whether its result is used once.
+            *args: Of the operation.
+            **kwargs: Of the operation.
+        """
         for kind, lower in _LOWERINGS.items():
             if isinstance(operation, kind):
-                return lower(self, operation, args[0])
-        if isinstance(operation, keras.Model) and _is_graph(operation):
+                result = lower(self, operation, args[0])
+                return result if once else _Scaled(result.tensor, result.factor)
+        if isinstance(operation, keras.Model) and is_graph(operation):
             outputs = self.run(functional_graph(operation), args[0])
             # Of uses outside it knows nothing: no `source`.
             return tree.map_structure(
@@ -158,18 +179,13 @@ class _Folder:
             return value
         if value.factor == 1:
             return value.tensor
+        if value.source is not None and value.source.takes(value.factor):
+            value.source.multiply(value.factor)
+            return value.tensor
         rescale = keras.layers.Rescaling(
             value.factor, **self.options("rescale", value.tensor.dtype)
         )
         return rescale(value.tensor)
-
-    def final(self, value):
-        """As `plain`, for an output: the convolution before may take it."""
-        if value.factor != 1 and value.source is not None:
-            kernel, bias = value.source.values()
-            value.source.set_values(kernel * value.factor, bias * value.factor)
-            return value.tensor
-        return self.plain(value)
 
     def options(self, name, dtype):
         """Keyword arguments of a new layer, with a name of its own."""
@@ -179,12 +195,13 @@ class _Folder:
         self.names.add(unique)
         return {"name": unique, "dtype": self.dtype or dtype}
 
-    def copied(self, operation):
+    def copied(self, operation, **changes):
         """A layer's copy with variables of its own; other operations as is."""
         if not isinstance(operation, keras.layers.Layer):
             return operation
         config = operation.get_config()
-        config["name"] = self.options(operation.name, None)["name"]
+        config.update(name=self.options(operation.name, None)["name"])
+        config.update(changes)
         copy = type(operation).from_config(config)
         if operation.built and operation.variables:
             copy.build_from_config(operation.get_build_config())
@@ -193,19 +210,22 @@ class _Folder:
 
     def convolution(self, layer, value):
         """A standardized convolution as a plain one."""
-        plain = plain_convolution(
-            layer, **self.options(layer.name, layer.dtype_policy)
+        plain = PlainConvolution(
+            layer.filters,
+            layer.kernel_size,
+            strides=layer.strides,
+            padding=layer.padding,
+            groups=layer.groups,
+            dilation_rate=layer.dilation_rate,
+            **self.options(layer.name, layer.dtype_policy),
         )
         plain.build(value.tensor.shape)
-        plain.set_values(*folded_values(layer, value.factor))
-        return _Scaled(plain(value.tensor), source=self._own(layer, plain))
-
-    def _own(self, layer, source):
-        """`source`, if the result of `layer` has one use."""
-        return source if self._used_once(layer) else None
-
-    def _used_once(self, layer):
-        return all(self.uses.get(id(x), 0) <= 1 for x in _results(layer))
+        kernel = ops.convert_to_numpy(layer.standardized_kernel())
+        bias = np.zeros(layer.filters, kernel.dtype)
+        if layer.bias is not None:
+            bias = np.asarray(ops.convert_to_numpy(layer.bias))
+        plain.set_values(kernel * np.float32(value.factor), bias)
+        return _Scaled(plain(value.tensor), source=_Source(plain))
 
     def activation(self, layer, value):
         factor = layer.gain * layer.scale
@@ -215,28 +235,40 @@ class _Folder:
             layer.activation, **self.options(layer.name, layer.dtype_policy)
         )(tensor)
         source = None
-        if layer.function in _HOMOGENEOUS and factor > 0:
-            source = value.source if self._used_once(layer) else None
+        if value.source and layer.function in _HOMOGENEOUS:
+            source = _Source(value.source.convolution, value.source.gates, True)
         return _Scaled(
             activated, factor * (value.factor if passes else 1.0), source
         )
 
     def block(self, layer, value):
-        plain = plain_block(
-            layer, **self.options(layer.name, layer.dtype_policy)
-        )
+        """A block as a model of its own: one node of the graph, as it was."""
         tensor = self.plain(value)
-        plain.build(tensor.shape)
-        assign_block(layer, plain)
-        return _Scaled(plain(tensor))
+        inputs = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+        folder = _Folder(self.dtype)
+        uses = iter(_uses(layer))
+
+        def apply(part, *args):
+            return folder.lower(part, next(uses) <= 1, *args)
+
+        output = folder.plain(layer.forward(apply, _Scaled(inputs)))
+        name = self.options(layer.name, None)["name"]
+        return _Scaled(keras.Model(inputs, output, name=name)(tensor))
 
     def gate(self, layer, value):
-        plain = PlainGate(
-            layer.reduce.units, **self.options(layer.name, layer.dtype_policy)
+        """Channel attention whose factors lie in the kernels around it."""
+        plain = self.copied(
+            layer, scale=1.0, dtype=self.dtype or layer.dtype_policy
         )
-        plain.build(value.tensor.shape)
-        assign_gate(layer, plain, value.factor)
-        return _Scaled(plain(value.tensor), value.factor * layer.scale)
+        is_dense = isinstance(layer, SqueezeExcite)
+        kernel = plain.reduce.kernel if is_dense else plain.kernel
+        kernel.assign(numpy_value(kernel) * np.float32(value.factor))
+        source = value.source and _Source(
+            value.source.convolution,
+            (*value.source.gates, kernel),
+            value.source.positive,
+        )
+        return _Scaled(plain(value.tensor), value.factor * layer.scale, source)
 
     def dense(self, layer, value):
         # A subclass may use its kernel otherwise.
@@ -254,27 +286,55 @@ class _Folder:
         return _Scaled(plain(value.tensor))
 
     def skip_init(self, layer, value):
-        return _Scaled(value.tensor, value.factor * skip_factor(layer))
+        gain = float(ops.convert_to_numpy(layer.skip_gain))
+        return _Scaled(
+            value.tensor, value.factor * gain * layer.scale, value.source
+        )
+
+    def rescaling(self, layer, value):
+        scalar = isinstance(layer.scale, int | float) and layer.offset == 0
+        if scalar and layer.compute_dtype == value.tensor.dtype:
+            return _Scaled(
+                value.tensor, value.factor * layer.scale, value.source
+            )
+        return _Scaled(self.copied(layer)(self.plain(value)))
+
+    def add(self, layer, values):
+        # A branch times 0 is gone, if the sum keeps its shape without it.
+        kept = [value for value in values if value.factor != 0]
+        alike = len({tuple(value.tensor.shape) for value in values}) == 1
+        if not kept or not alike:
+            kept = values
+        tensors = [self.plain(value) for value in kept]
+        if len(tensors) == 1:
+            return _Scaled(tensors[0])
+        return _Scaled(self.copied(layer)(tensors))
 
     def identity(self, layer, value):
         return value
 
     def linear(self, layer, value):
-        source = value.source if self._used_once(layer) else None
-        return _Scaled(self.copied(layer)(value.tensor), value.factor, source)
+        return _Scaled(
+            self.copied(layer)(value.tensor), value.factor, value.source
+        )
 
     def maximum(self, layer, value):
-        if value.factor > 0:
-            return self.linear(layer, value)
-        return _Scaled(self.copied(layer)(self.plain(value)))
+        if value.factor <= 0:
+            return _Scaled(self.copied(layer)(self.plain(value)))
+        source = value.source and _Source(
+            value.source.convolution, value.source.gates, True
+        )
+        return _Scaled(self.copied(layer)(value.tensor), value.factor, source)
 
 
 _LOWERINGS = {
     ScaledWSConv2D: _Folder.convolution,
     ScaledActivation: _Folder.activation,
     NFBlock: _Folder.block,
-    SqueezeExcite: _Folder.gate,
+    (SqueezeExcite, EfficientChannelAttention): _Folder.gate,
     SkipInit: _Folder.skip_init,
+    keras.layers.Rescaling: _Folder.rescaling,
+    keras.layers.Add: _Folder.add,
     (StochasticDepth, keras.layers.Dropout): _Folder.identity,
     keras.layers.Dense: _Folder.dense,
     _LINEAR: _Folder.linear,
@@ -282,9 +342,16 @@ _LOWERINGS = {
 }
 
 
-def _is_graph(model):
-    return hasattr(getattr(model, "_functional", model), "_run_through_graph")
+def _uses(block):
+    """How often each result in a block is used, in the order of its calls."""
+    uses = []
 
+    def apply(part, *args):
+        for index in tree.flatten(args):
+            if index >= 0:
+                uses[index] += 1
+        uses.append(0)
+        return len(uses) - 1
 
-def _results(layer):
-    return [x for node in layer._inbound_nodes for x in node.outputs]
+    block.forward(apply, -1)
+    return uses

@@ -1,21 +1,22 @@
 """Walks a folded network and has each of its parts written by a target.
 
 A target has the operations of a runtime as methods, on values of its own
-kind: `convolution`, `activation`, `dense`, `mean`, `average_pool`, `add`,
-`multiply`, `scale` and, for layers of other packages, `other`.
+kind: `convolution`, `along_channels`, `activation`, `dense`, `mean`,
+`average_pool`, `max_pool`, `add`, `multiply`, `scale` and, for layers of
+other packages, `other`.
 """
 
 import keras
 
 from keras_nfnet.export.folded_layers import (
     PlainActivation,
-    PlainBlock,
     PlainConvolution,
-    PlainGate,
     numpy_value,
 )
-from keras_nfnet.export.folding import functional_graph
+from keras_nfnet.layers import EfficientChannelAttention, SqueezeExcite
 from keras_nfnet.layers.activation import ACTIVATIONS
+from keras_nfnet.layers.pooling import SymmetricMaxPooling
+from keras_nfnet.models.graphs import functional_graph, is_graph
 
 # Of Keras's own functions those that are the same in every runtime; its
 # gelu and leaky_relu differ from the table's.
@@ -50,40 +51,28 @@ def activation_name(function):
 
 def _lower(target, layer, *args, **kwargs):
     kind = type(layer)
-    if kind is PlainBlock:
-        return _block(target, layer, *args)
-    if kind is PlainConvolution:
-        return _convolution(target, layer, *args)
-    if kind is PlainActivation:
-        return _activation(target, layer, *args)
-    if kind is PlainGate:
-        return _gate(target, layer, *args)
+    if isinstance(layer, keras.Model) and is_graph(layer):
+        return functional_graph(layer)._run_through_graph(
+            *args,
+            call_fn=lambda operation, *args, **kwargs: _lower(
+                target, operation, *args, **kwargs
+            ),
+        )
+    if kind in _LOWERINGS:
+        return _LOWERINGS[kind](target, layer, *args)
     if kind is keras.layers.Rescaling and not layer.offset:
         return target.scale(*args, layer.scale)
     if isinstance(layer, keras.layers.GlobalAveragePooling2D):
         return target.mean(*args, keepdims=layer.keepdims)
-    if kind is keras.layers.Dense:
-        return _dense(target, layer, *args)
+    if isinstance(layer, _POOLS) and layer.data_format == "channels_last":
+        padding = layer.padding
+        if isinstance(layer, SymmetricMaxPooling):
+            padding = "symmetric"
+        pool = target.average_pool
+        if isinstance(layer, keras.layers.MaxPooling2D):
+            pool = target.max_pool
+        return pool(*args, layer.pool_size, layer.strides, padding)
     return target.other(layer, *args, **kwargs)
-
-
-def _block(target, layer, x):
-    outputs = x
-    if layer.shortcut is None and not layer.convolutions:
-        return x
-    activated = _activation(target, layer.act, x)
-    if layer.shortcut is not None:
-        outputs = activated
-        if layer.pooling:
-            outputs = target.average_pool(outputs, layer.pool)
-        outputs = _convolution(target, layer.shortcut, outputs)
-    if not layer.convolutions:
-        return outputs
-    residual = _convolution(target, layer.convolutions[0], activated)
-    for convolution in layer.convolutions[1:]:
-        residual = _activation(target, layer.act, residual)
-        residual = _convolution(target, convolution, residual)
-    return target.add(outputs, _gate(target, layer.gate, residual))
 
 
 def _convolution(target, layer, x):
@@ -93,6 +82,7 @@ def _convolution(target, layer, x):
         strides=layer.strides,
         padding=layer.padding,
         groups=layer.groups,
+        dilation_rate=layer.dilation_rate,
     )
 
 
@@ -100,15 +90,27 @@ def _activation(target, layer, x):
     return target.activation(x, layer.function)
 
 
-def _gate(target, layer, x):
+def _squeeze_excite(target, layer, x):
     # 1×1 convolutions on one pixel: dense layers without a reshape, which
     # would have to compute its shape in a graph of any batch.
     gate = target.mean(x, keepdims=True)
     for dense in (layer.reduce, layer.expand):
         kernel = numpy_value(dense.kernel)[None, None]
-        bias = numpy_value(dense.bias)
-        gate = target.convolution(gate, kernel, bias, (1, 1), "valid", 1)
+        gate = target.convolution(
+            gate, kernel, numpy_value(dense.bias), (1, 1), "valid", 1, (1, 1)
+        )
         gate = target.activation(gate, dense.activation)
+    return _gated(target, layer, x, gate)
+
+
+def _efficient_channel_attention(target, layer, x):
+    gate = target.mean(x, keepdims=True)
+    gate = target.along_channels(gate, numpy_value(layer.kernel)[:, 0, 0])
+    gate = target.activation(gate, keras.activations.sigmoid)
+    return _gated(target, layer, x, gate)
+
+
+def _gated(target, layer, x, gate):
     if layer.scale != 1:
         gate = target.scale(gate, layer.scale)
     return target.multiply(x, gate)
@@ -118,3 +120,21 @@ def _dense(target, layer, x):
     bias = None if layer.bias is None else numpy_value(layer.bias)
     x = target.dense(x, numpy_value(layer.kernel), bias)
     return target.activation(x, layer.activation)
+
+
+def _add(target, layer, values):
+    total, *others = values
+    for value in others:
+        total = target.add(total, value)
+    return total
+
+
+_POOLS = (keras.layers.AveragePooling2D, keras.layers.MaxPooling2D)
+_LOWERINGS = {
+    PlainConvolution: _convolution,
+    PlainActivation: _activation,
+    SqueezeExcite: _squeeze_excite,
+    EfficientChannelAttention: _efficient_channel_attention,
+    keras.layers.Dense: _dense,
+    keras.layers.Add: _add,
+}

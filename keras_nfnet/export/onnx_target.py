@@ -4,12 +4,14 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from keras_nfnet.export.lowering import activation_name
+from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
 # Gelu came with opset 20.
 OPSET = 20
 # Keras's or the table's name → operator and its attributes.
 _ACTIVATIONS = {
     "gelu": ("Gelu", {"approximate": "tanh"}),
+    "exact_gelu": ("Gelu", {}),
     "relu": ("Relu", {}),
     "elu": ("Elu", {}),
     "celu": ("Celu", {}),
@@ -58,32 +60,34 @@ class OnnxTarget:
         normal = self.node("Div", [centred, self.constant(deviation)])
         return self.node("Transpose", [normal], perm=(0, 3, 1, 2))
 
-    def convolution(self, x, kernel, bias, strides, padding, groups):
+    def convolution(
+        self, x, kernel, bias, strides, padding, groups, dilation_rate
+    ):
         inputs = [
             x,
             self.constant(kernel.transpose(3, 2, 0, 1)),
             self.constant(bias),
         ]
-        # SAME of any resolution; ONNX pads the end first, as TensorFlow.
-        pads = {"auto_pad": "VALID"}
-        if padding == "same":
-            pads = {"auto_pad": "SAME_UPPER"}
-            if (
-                kernel.shape[0] % 2
-                and kernel.shape[1] % 2
-                and strides == (1, 1)
-            ):
-                # The same, and known to every runtime.
-                high, wide = kernel.shape[0] // 2, kernel.shape[1] // 2
-                pads = {"pads": (high, wide, high, wide)}
         return self.node(
             "Conv",
             inputs,
             kernel_shape=kernel.shape[:2],
             strides=strides,
             group=groups,
-            **pads,
+            dilations=dilation_rate,
+            **_pads(kernel.shape[:2], strides, padding, dilation_rate),
         )
+
+    def along_channels(self, x, kernel):
+        """A 1D convolution over the channels of one pixel."""
+        x = self.node("Transpose", [x], perm=(0, 2, 1, 3))
+        x = self.node(
+            "Conv",
+            [x, self.constant(kernel[None, None, :, None])],
+            kernel_shape=(len(kernel), 1),
+            **_pads((len(kernel), 1), (1, 1), "same"),
+        )
+        return self.node("Transpose", [x], perm=(0, 2, 1, 3))
 
     def activation(self, x, function):
         name = activation_name(function)
@@ -115,14 +119,23 @@ class OnnxTarget:
             "ReduceMean", [x, self.constant((2, 3), "int64")], keepdims=0
         )
 
-    def average_pool(self, x, side):
+    def average_pool(self, x, pool_size, strides, padding):
         return self.node(
             "AveragePool",
             [x],
-            kernel_shape=(side, side),
-            strides=(side, side),
-            auto_pad="SAME_UPPER",
+            kernel_shape=pool_size,
+            strides=strides,
             count_include_pad=0,
+            **_pads(pool_size, strides, padding),
+        )
+
+    def max_pool(self, x, pool_size, strides, padding):
+        return self.node(
+            "MaxPool",
+            [x],
+            kernel_shape=pool_size,
+            strides=strides,
+            **_pads(pool_size, strides, padding),
         )
 
     def add(self, x, y):
@@ -152,7 +165,7 @@ class OnnxTarget:
         sides = [
             side or name
             for side, name in zip(
-                input_shape, ("height", "width", 3), strict=True
+                input_shape, ("height", "width", None), strict=True
             )
         ]
         result = [side or f"out_{i}" for i, side in enumerate(output_shape)]
@@ -170,6 +183,18 @@ class OnnxTarget:
             # The oldest version with this opset, for old runtimes.
             ir_version=9,
         )
+
+
+def _pads(sides, strides, padding, dilation_rate=(1, 1)):
+    """Attributes of the padding; explicit where the sides do not decide."""
+    if padding == "valid":
+        return {"auto_pad": "VALID"}
+    odd = all(side % 2 for side in sides)
+    if padding == "same" and not (odd and tuple(strides) == (1, 1)):
+        # SAME of any resolution; ONNX pads the end first, as TensorFlow.
+        return {"auto_pad": "SAME_UPPER"}
+    pads = map(symmetric_padding, sides, dilation_rate)
+    return {"pads": tuple(pads) * 2}
 
 
 def _float_value(name, shape):

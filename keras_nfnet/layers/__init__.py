@@ -8,12 +8,16 @@ from keras_nfnet.layers.activation import (
     ScaledActivation,
     activation_gain,
 )
+from keras_nfnet.layers.attention import (
+    EfficientChannelAttention,
+    SqueezeExcite,
+)
 from keras_nfnet.layers.convolution import ScaledWSConv2D, standardize
 from keras_nfnet.layers.residual import SkipInit, StochasticDepth
-from keras_nfnet.layers.squeeze_excite import SqueezeExcite
 
 __all__ = [
     "ACTIVATIONS",
+    "EfficientChannelAttention",
     "ScaledActivation",
     "ScaledWSConv2D",
     "SkipInit",

@@ -15,6 +15,10 @@ def _gelu(x):
     return ops.gelu(x, approximate=True)
 
 
+def _exact_gelu(x):
+    return ops.gelu(x, approximate=False)
+
+
 def _leaky_relu(x):
     # NOTE: slope 0.01, as in the authors' code; Keras's default is 0.2.
     return ops.leaky_relu(x, negative_slope=0.01)
@@ -27,6 +31,8 @@ def _identity(x):
 # Name -> (function, gain). The gains are the authors' constants.
 ACTIVATIONS = {
     "gelu": (_gelu, 1.7015043497085571),
+    # timm's; its constant is that of the tanh form.
+    "exact_gelu": (_exact_gelu, 1.7015043497085571),
     "relu": (ops.relu, 1.7139588594436646),
     "silu": (ops.silu, 1.7881293296813965),
     "elu": (ops.elu, 1.2716004848480225),
@@ -125,6 +131,8 @@ class ScaledActivation(keras.layers.Layer):
         activation: A name of `keras_nfnet.layers.ACTIVATIONS`, any other
             name that Keras knows, or a registered function.
         scale: A further constant factor, such as a block's `beta`.
+        use_gain: Whether to multiply by the gain. Not where the gain is in
+            the kernels, as in timm's networks.
         **kwargs: As for `keras.layers.Layer`.
 
     Input shape:
@@ -146,16 +154,21 @@ class ScaledActivation(keras.layers.Layer):
     Reference: arXiv:2101.08692, section 4.
     """
 
-    def __init__(self, activation="gelu", scale=1.0, **kwargs):
+    def __init__(self, activation="gelu", scale=1.0, use_gain=True, **kwargs):
         super().__init__(**kwargs)
-        self.function, self.gain = resolve_activation(activation)
+        self.function, gain = resolve_activation(activation)
+        self.use_gain = use_gain
+        self.gain = gain if use_gain else 1.0
         self.activation = serialize_activation(activation)
         self.scale = scale
         self.supports_masking = True
         self.built = True
 
     def call(self, inputs):
-        return self.function(inputs) * self.gain_and_scale(inputs.dtype)
+        outputs = self.function(inputs)
+        if self.gain * self.scale == 1:
+            return outputs
+        return outputs * self.gain_and_scale(inputs.dtype)
 
     def gain_and_scale(self, dtype):
         """The gain times `scale`, as a scalar of a dtype."""
@@ -169,5 +182,9 @@ class ScaledActivation(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        config.update(activation=self.activation, scale=self.scale)
+        config.update(
+            activation=self.activation,
+            scale=self.scale,
+            use_gain=self.use_gain,
+        )
         return config

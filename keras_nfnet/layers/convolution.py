@@ -6,24 +6,29 @@ import keras
 from keras import ops
 
 from keras_nfnet.layers.formats import require_channels_last
-from keras_nfnet.layers.grouped_convolution import convolve
+from keras_nfnet.layers.grouped_convolution import (
+    convolve,
+    symmetric_padding,
+)
 from keras_nfnet.layers.initializers import ScaledNormal
 
 
-def standardize(kernel, gain=None, eps=1e-4):
+def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor"):
     """Standardizes a kernel over all axes but the last (output units).
 
-    `W * s - mean * s` with `s = gain / sqrt(max(var * fan_in, eps))`.
+    `W * s - mean * s` with `s = gain / sqrt(max(var * fan_in, eps))`, or
+    with `eps_mode="add"` `s = gain / sqrt((var + eps) * fan_in)`.
 
     NOTE: the variance is the biased one and `eps` is a floor, as in the
-    authors' code; other ports add `eps` or use the unbiased variance, which
+    authors' code. timm's networks were trained with `eps` added, which
     moves the logits by more than 1%.
 
     Args:
         kernel: `(..., filters)`, such as `(height, width, channels,
             filters)`.
         gain: `(filters,)`, or `None` for 1.
-        eps: Floor of `var * fan_in`, above 0.
+        eps: Floor of `var * fan_in`, or what is added to `var`, above 0.
+        eps_mode: `"floor"` or `"add"`.
 
     Returns:
         A tensor like `kernel`.
@@ -41,9 +46,11 @@ def standardize(kernel, gain=None, eps=1e-4):
     fan_in = math.prod(kernel.shape[:-1])
     mean = ops.mean(kernel, axis=axes, keepdims=True)
     variance = ops.mean(ops.square(kernel - mean), axis=axes, keepdims=True)
-    scale = ops.rsqrt(
-        ops.maximum(variance * fan_in, ops.cast(eps, kernel.dtype))
-    )
+    eps = ops.cast(eps, kernel.dtype)
+    if eps_mode == "add":
+        scale = ops.rsqrt((variance + eps) * fan_in)
+    else:
+        scale = ops.rsqrt(ops.maximum(variance * fan_in, eps))
     if gain is not None:
         scale = scale * gain
     return kernel * scale - mean * scale
@@ -62,14 +69,20 @@ class ScaledWSConv2D(keras.layers.Layer):
         kernel_size: Side of the kernel in pixels, or `(height, width)`.
         strides: Stride in pixels, or one along the height and one along
             the width.
-        padding: `"same"` or `"valid"`.
+        padding: `"same"`, `"valid"`, or `"symmetric"`: `(kernel_size - 1) //
+            2` pixels on each side, as PyTorch's networks have it.
         groups: Number of groups; divides input channels and `filters`.
         use_bias: Whether to add a bias (all NFNets do).
         kernel_initializer: Defaults to a normal of variance 1 / fan-in.
         bias_initializer: Defaults to zeros.
         gain_initializer: Defaults to ones.
-        eps: Floor of `var * fan_in` in the standardization, above 0.
+        eps: As for `standardize`.
         data_format: `"channels_last"`, the only one supported.
+        eps_mode: As for `standardize`.
+        scale: Constant factor of the standardized kernel, such as the gain
+            of an activation.
+        dilation_rate: Distance between the kernel's pixels, or one along
+            the height and one along the width.
         **kwargs: As for `keras.layers.Layer`.
 
     Input shape:
@@ -105,6 +118,9 @@ class ScaledWSConv2D(keras.layers.Layer):
         gain_initializer="ones",
         eps=1e-4,
         data_format=None,
+        eps_mode="floor",
+        scale=1.0,
+        dilation_rate=1,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -112,10 +128,13 @@ class ScaledWSConv2D(keras.layers.Layer):
         self.kernel_size = _pair("kernel_size", kernel_size)
         self.strides = _pair("strides", strides)
         self.groups = whole("groups", groups)
-        if padding not in ("same", "valid"):
+        self.dilation_rate = _pair("dilation_rate", dilation_rate)
+        one_of("padding", padding, ("same", "valid", "symmetric"))
+        one_of("eps_mode", eps_mode, ("floor", "add"))
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
             raise ValueError(
-                '`padding` must be "same" or "valid". '
-                f"Received: padding={padding!r}"
+                "`strides` and `dilation_rate` must not both be above 1. "
+                f"Received: strides={strides}, dilation_rate={dilation_rate}"
             )
         if self.filters % self.groups:
             raise ValueError(
@@ -132,6 +151,8 @@ class ScaledWSConv2D(keras.layers.Layer):
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.gain_initializer = keras.initializers.get(gain_initializer)
         self.eps = eps
+        self.eps_mode = eps_mode
+        self.scale = scale
         self.data_format = require_channels_last(data_format)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
@@ -169,10 +190,11 @@ class ScaledWSConv2D(keras.layers.Layer):
 
     def standardized_kernel(self):
         """The kernel that the convolution uses, in the variable dtype."""
+        gain = ops.convert_to_tensor(self.gain)
+        if self.scale != 1:
+            gain = gain * ops.cast(self.scale, gain.dtype)
         return standardize(
-            ops.convert_to_tensor(self.kernel),
-            ops.convert_to_tensor(self.gain),
-            self.eps,
+            ops.convert_to_tensor(self.kernel), gain, self.eps, self.eps_mode
         )
 
     def call(self, inputs):
@@ -182,6 +204,7 @@ class ScaledWSConv2D(keras.layers.Layer):
             strides=self.strides,
             padding=self.padding,
             groups=self.groups,
+            dilation_rate=self.dilation_rate,
         )
         if self.bias is not None:
             outputs = outputs + ops.cast(self.bias, self.compute_dtype)
@@ -189,13 +212,17 @@ class ScaledWSConv2D(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         batch, *sides, _ = input_shape
-        sides = (
-            _output_side(side, kernel, stride, self.padding)
-            for side, kernel, stride in zip(
-                sides, self.kernel_size, self.strides, strict=True
-            )
+        return (
+            batch,
+            *output_sides(
+                sides,
+                self.kernel_size,
+                self.strides,
+                self.padding,
+                self.dilation_rate,
+            ),
+            self.filters,
         )
-        return (batch, *sides, self.filters)
 
     def compute_output_spec(self, inputs):
         return keras.KerasTensor(
@@ -222,21 +249,35 @@ class ScaledWSConv2D(keras.layers.Layer):
             ),
             eps=self.eps,
             data_format=self.data_format,
+            eps_mode=self.eps_mode,
+            scale=self.scale,
+            dilation_rate=self.dilation_rate,
         )
         return config
 
 
-def _output_side(side, kernel, stride, padding):
-    if side is None:
-        return None
-    if padding == "same":
-        return -(-side // stride)
-    if side < kernel:
-        raise ValueError(
-            "The image is smaller than the kernel and `padding` is "
-            f'"valid". Received: side={side}, kernel_size={kernel}'
-        )
-    return (side - kernel) // stride + 1
+def output_sides(sides, kernel_size, strides, padding, dilation_rate=(1, 1)):
+    """Height and width of a convolution's output; `None` stays `None`."""
+    outputs = []
+    for side, kernel, stride, dilation in zip(
+        sides, kernel_size, strides, dilation_rate, strict=True
+    ):
+        reach = (kernel - 1) * dilation + 1
+        if side is None:
+            outputs.append(None)
+            continue
+        if padding == "same":
+            outputs.append(-(-side // stride))
+            continue
+        if padding == "symmetric":
+            side += 2 * symmetric_padding(kernel, dilation)
+        if side < reach:
+            raise ValueError(
+                "The image is smaller than the kernel and `padding` is "
+                f'"{padding}". Received: side={side}, kernel_size={kernel}'
+            )
+        outputs.append((side - reach) // stride + 1)
+    return outputs
 
 
 def whole(name, value):
@@ -247,6 +288,19 @@ def whole(name, value):
             f"Received: {name}={value!r}"
         )
     return value
+
+
+def one_of(name, value, allowed):
+    """Refuses an argument's `value` that is none of the allowed ones."""
+    if value not in allowed:
+        names = " or ".join(
+            filter(
+                None, (", ".join(map(repr, allowed[:-1])), repr(allowed[-1]))
+            )
+        ).replace("'", '"')
+        raise ValueError(
+            f"`{name}` must be {names}. Received: {name}={value!r}"
+        )
 
 
 def _pair(name, value):

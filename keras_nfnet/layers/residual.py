@@ -25,11 +25,12 @@ class StochasticDepth(keras.layers.Layer):
     """Drops a residual branch for whole samples while training.
 
     NOTE: what survives is not rescaled by `1 / (1 - rate)`, as in the
-    authors' code; Keras's dropout layers and other ports do rescale.
+    authors' code; Keras's dropout layers and timm's networks do rescale.
 
     Args:
         rate: Probability to drop, in [0, 1).
         seed: Integer seed, or `None`.
+        rescale: Whether to divide what survives by `1 - rate`.
         **kwargs: As for `keras.layers.Layer`.
 
     Input shape:
@@ -51,7 +52,7 @@ class StochasticDepth(keras.layers.Layer):
     Reference: arXiv:1603.09382; arXiv:2102.06171, appendix A.
     """
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate, seed=None, rescale=False, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(
@@ -59,6 +60,7 @@ class StochasticDepth(keras.layers.Layer):
             )
         self.rate = rate
         self.seed = seed
+        self.rescale = rescale
         if rate > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
@@ -70,7 +72,10 @@ class StochasticDepth(keras.layers.Layer):
         draw = keras.random.uniform(
             shape, dtype="float32", seed=self.seed_generator
         )
-        return inputs * ops.cast(draw >= self.rate, inputs.dtype)
+        survives = ops.cast(draw >= self.rate, inputs.dtype)
+        if self.rescale:
+            survives = survives / ops.cast(1 - self.rate, inputs.dtype)
+        return inputs * survives
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -80,7 +85,7 @@ class StochasticDepth(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        config.update(rate=self.rate, seed=self.seed)
+        config.update(rate=self.rate, seed=self.seed, rescale=self.rescale)
         return config
 
 

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_nfnet.models.body import pyramid
 from keras_nfnet.optimizers.arguments import number, positive
 from keras_nfnet.optimizers.composed import (
     clipped_fraction,
@@ -47,6 +48,17 @@ class NFNetModel(TrainingStep, keras.Model):
 
     Reference: arXiv:2102.06171; SAM: Foret et al., arXiv:2010.01412.
     """
+
+    @property
+    def pyramid_outputs(self):
+        """Feature maps by level: `{"P1": …, …, "P5": …}`, Keras tensors.
+
+        Level `n` has the stride `2**n`: the last convolution of the stem
+        with that stride, the output of each stage before the next, and the
+        last convolution where there is one. A model that was built with an
+        `output_stride` has that where it is smaller.
+        """
+        return pyramid(self)
 
     # Names of the logs that are not Keras's own.
     _own_logs = ()

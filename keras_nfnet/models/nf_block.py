@@ -1,33 +1,41 @@
-"""The residual block of the NFNets."""
+"""The residual block of the normalizer-free networks."""
 
 import keras
-from keras import ops
 
 from keras_nfnet.layers import (
+    EfficientChannelAttention,
     ScaledActivation,
     ScaledWSConv2D,
     SkipInit,
     SqueezeExcite,
     StochasticDepth,
+    activation_gain,
 )
 from keras_nfnet.layers.activation import serialize_activation
-from keras_nfnet.layers.convolution import whole
+from keras_nfnet.layers.convolution import one_of, whole
+from keras_nfnet.variants import CHOICES, bottleneck_groups
 
 
-def bottleneck_groups(filters, bottleneck_ratio, group_width):
-    """Returns `(channels, groups)` of a block's 3×3 convolutions.
+def call_layer(layer, *args):
+    """The function for `forward` that calls each layer."""
+    return layer(*args)
 
-    The channels are rounded down to a multiple of the group width, as in
-    the authors' code.
 
-    NOTE: a bottleneck narrower than one group is one group of its own
-    width; the authors' code fails there.
+def convolution_options(style):
+    """Keyword arguments of every `ScaledWSConv2D` of a network.
+
+    Args:
+        style: An `Architecture`, or a block with the same fields.
     """
-    channels = max(1, int(filters * bottleneck_ratio))
-    groups = channels // group_width
-    if groups == 0:
-        return channels, 1
-    return groups * group_width, groups
+    gain = 1.0
+    if style.gain_in == "kernel":
+        gain = activation_gain(style.activation)
+    return {
+        "padding": style.padding,
+        "eps": style.eps,
+        "eps_mode": style.eps_mode,
+        "scale": gain,
+    }
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -38,6 +46,7 @@ class NFBlock(keras.layers.Layer):
     `out` (average-pooled where the block has stride 2); the branch is 1×1,
     3×3 grouped (carries the stride), 3×3 grouped, 1×1 with activations
     between, squeeze-and-excite, stochastic depth, SkipInit times `alpha`.
+    The keyword arguments are what the other families have in place of it.
 
     Args:
         filters: Output channels.
@@ -47,13 +56,29 @@ class NFBlock(keras.layers.Layer):
         bottleneck_ratio: Bottleneck channels over `filters`, above 0.
         group_width: Channels of one group in the 3×3 convolutions, 1 or
             more.
-        se_ratio: Hidden channels of squeeze-and-excite over `filters`,
+        se_ratio: Hidden channels of squeeze-and-excite over its channels,
             above 0.
         stochastic_depth_rate: Probability to drop the branch, per sample
             and in training, in [0, 1).
         use_two_convs: Whether there is a second 3×3 convolution.
         activation: Name or function, see `ScaledActivation`.
         seed: Integer seed of stochastic depth, or `None`.
+        bottleneck: Bottleneck channels, in place of `bottleneck_ratio`.
+        groups: Groups of the 3×3 convolutions, in place of `group_width`.
+        stage: Index of the stage, from 1, or `None`.
+        first_dilation: Dilation of the first 3×3 convolution.
+        dilation_rate: Dilation of the second one. Where the two differ, the
+            block stands for one of stride 2.
+        attention: As for `Architecture`, as those below.
+        attention_position: `"last"` or `"middle"`.
+        shortcut: `"pool"` or `"strided"`.
+        skip: `"skip_init"` or `"gain"`.
+        gain_in: `"activation"` or `"kernel"`.
+        eps: Constant of the standardization, above 0.
+        eps_mode: `"floor"` or `"add"`.
+        padding: `"same"` or `"symmetric"`.
+        channel_multiple: Positive integer.
+        rescale_stochastic_depth: Boolean.
         **kwargs: As for `keras.layers.Layer`.
 
     Input shape:
@@ -88,11 +113,28 @@ class NFBlock(keras.layers.Layer):
         use_two_convs=True,
         activation="gelu",
         seed=None,
+        *,
+        bottleneck=None,
+        groups=None,
+        stage=None,
+        first_dilation=1,
+        dilation_rate=1,
+        attention="se",
+        attention_position="last",
+        shortcut="pool",
+        skip="skip_init",
+        gain_in="activation",
+        eps=1e-4,
+        eps_mode="floor",
+        padding="same",
+        channel_multiple=1,
+        rescale_stochastic_depth=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         whole("filters", filters)
-        whole("group_width", group_width)
+        if group_width is not None:
+            whole("group_width", group_width)
         for name, value in (
             ("beta", beta),
             ("alpha", alpha),
@@ -113,50 +155,157 @@ class NFBlock(keras.layers.Layer):
         self.use_two_convs = use_two_convs
         self.activation = serialize_activation(activation)
         self.seed = seed
+        self.bottleneck = bottleneck
+        self.groups = groups
+        self.stage = stage
+        self.first_dilation = first_dilation
+        self.dilation_rate = dilation_rate
+        self.attention = attention
+        self.attention_position = attention_position
+        self.shortcut = shortcut
+        self.skip = skip
+        self.gain_in = gain_in
+        self.eps = eps
+        self.eps_mode = eps_mode
+        self.padding = padding
+        self.channel_multiple = channel_multiple
+        self.rescale_stochastic_depth = rescale_stochastic_depth
+        for name, allowed in CHOICES.items():
+            if hasattr(self, name):
+                one_of(name, getattr(self, name), allowed)
         self.input_spec = keras.layers.InputSpec(ndim=4)
+        self._compose()
 
-        channels, groups = bottleneck_groups(
-            filters, bottleneck_ratio, group_width
+    @classmethod
+    def of(cls, spec, architecture):
+        """The block of a network.
+
+        Args:
+            spec: One of `architecture.blocks()`.
+            architecture: An `Architecture`.
+        """
+        shared = {
+            name: getattr(architecture, name)
+            for name in (
+                *("alpha", "se_ratio", "use_two_convs", "activation"),
+                *("attention", "attention_position", "shortcut", "skip"),
+                *("gain_in", "eps", "eps_mode", "padding"),
+                *("channel_multiple", "rescale_stochastic_depth"),
+            )
+        }
+        return cls(
+            spec.filters,
+            strides=spec.strides,
+            beta=spec.expected_variance**-0.5,
+            stochastic_depth_rate=spec.stochastic_depth_rate,
+            bottleneck=spec.bottleneck,
+            groups=spec.groups,
+            stage=spec.stage,
+            first_dilation=spec.first_dilation,
+            dilation_rate=spec.dilation,
+            name=spec.name,
+            **shared,
         )
+
+    def _compose(self):
+        """Makes the parts whose form does not depend on the input."""
+        channels, groups = self.bottleneck, self.groups
+        if channels is None:
+            channels, groups = bottleneck_groups(
+                self.filters * self.bottleneck_ratio, self.group_width
+            )
+        use_gain = self.gain_in == "activation"
         self.preactivation = self._part(
-            ScaledActivation, "preact", activation, scale=beta
+            ScaledActivation,
+            "preact",
+            self.activation,
+            scale=self.beta,
+            use_gain=use_gain,
         )
-        self.act = self._part(ScaledActivation, "act", activation)
-        self.conv0 = self._part(ScaledWSConv2D, "conv0", channels, 1)
-        self.conv1 = self._part(
-            ScaledWSConv2D,
+        self.act = self._part(
+            ScaledActivation, "act", self.activation, use_gain=use_gain
+        )
+        self.conv0 = self._convolution("conv0", channels)
+        self.conv1 = self._convolution(
             "conv1",
             channels,
             3,
-            strides=strides,
+            strides=self.strides,
             groups=groups,
+            dilation_rate=self.first_dilation,
         )
-        self.conv1b = (
-            self._part(ScaledWSConv2D, "conv1b", channels, 3, groups=groups)
-            if use_two_convs
-            else None
+        self.conv1b = None
+        if self.use_two_convs:
+            self.conv1b = self._convolution(
+                "conv1b",
+                channels,
+                3,
+                groups=groups,
+                dilation_rate=self.dilation_rate,
+            )
+        self.conv2 = self._convolution(
+            "conv2",
+            self.filters,
+            gain_initializer="zeros" if self.skip == "gain" else "ones",
         )
-        self.conv2 = self._part(ScaledWSConv2D, "conv2", filters, 1)
-        self.squeeze_excite = self._part(SqueezeExcite, "se", se_ratio)
+        # One of these or none. What lies in the middle has a name of its
+        # own, so that a file's names alone say where it is.
+        self.squeeze_excite = self.middle_squeeze_excite = None
+        self.eca = self.middle_eca = None
+        middle = "middle_" if self.attention_position == "middle" else ""
+        if self.attention == "se":
+            part = self._part(
+                SqueezeExcite,
+                "se",
+                self.se_ratio,
+                multiple=self.channel_multiple,
+            )
+            setattr(self, f"{middle}squeeze_excite", part)
+        elif self.attention == "eca":
+            part = self._part(EfficientChannelAttention, "eca")
+            setattr(self, f"{middle}eca", part)
         self.stochastic_depth = self._part(
-            StochasticDepth, "drop", stochastic_depth_rate, seed=seed
+            StochasticDepth,
+            "drop",
+            self.stochastic_depth_rate,
+            seed=self.seed,
+            rescale=self.rescale_stochastic_depth,
         )
-        self.skip_init = self._part(SkipInit, "skip", scale=alpha)
+        self.skip_init = self.rescale = None
+        if self.skip == "skip_init":
+            self.skip_init = self._part(SkipInit, "skip", scale=self.alpha)
+        else:
+            self.rescale = self._part(
+                keras.layers.Rescaling, "rescale", self.alpha
+            )
+        self.add = self._part(keras.layers.Add, "add")
         self.pool = None
         self.conv_shortcut = None
+
+    def _convolution(self, name, filters, kernel_size=1, **kwargs):
+        return self._part(
+            ScaledWSConv2D,
+            name,
+            filters,
+            kernel_size,
+            **convolution_options(self),
+            **kwargs,
+        )
 
     def _part(self, layer, name, *args, **kwargs):
         kwargs.update(name=f"{self.name}_{name}", dtype=self.dtype_policy)
         return layer(*args, **kwargs)
 
-    def build(self, input_shape):
-        shape = tuple(input_shape)
-        if self.strides > 1 or shape[-1] != self.filters:
-            self.conv_shortcut = self._part(
-                ScaledWSConv2D, "conv_shortcut", self.filters, 1
-            )
-            self.conv_shortcut.build(shape)
-        if self.strides > 1:
+    def compose_shortcut(self, channels):
+        """Makes the parts of the shortcut, for a number of input channels."""
+        # A dilated block stands for one of stride 2, with all its parts.
+        shrinks = self.strides > 1 or self.first_dilation != self.dilation_rate
+        if self.conv_shortcut is not None or not (
+            shrinks or channels != self.filters
+        ):
+            return
+        pools = self.shortcut == "pool"
+        if pools and shrinks:
             # SAME pooling that does not count the padding.
             self.pool = self._part(
                 keras.layers.AveragePooling2D,
@@ -166,42 +315,64 @@ class NFBlock(keras.layers.Layer):
                 padding="same",
                 data_format="channels_last",
             )
-        for conv in filter(
-            None, (self.conv0, self.conv1, self.conv1b, self.conv2)
-        ):
-            conv.build(shape)
-            shape = conv.compute_output_shape(shape)
-        self.squeeze_excite.build(shape)
-        self.skip_init.build(shape)
+        self.conv_shortcut = self._convolution(
+            "conv_shortcut",
+            self.filters,
+            strides=1 if pools else self.strides,
+        )
+
+    def build(self, input_shape):
+        self.compose_shortcut(input_shape[-1])
+
+        def build_layer(layer, shape, *others):
+            if isinstance(layer, keras.layers.Add):
+                return shape[0]
+            if not layer.built:
+                layer.build(shape)
+            return layer.compute_output_shape(shape)
+
+        self.forward(build_layer, tuple(input_shape))
         self.built = True
 
-    def branches(self, inputs):
-        """The shortcut and the residual before stochastic depth and gain.
+    def forward(self, apply, x):
+        """The one description of the block, in layers.
 
         Args:
-            inputs: `(batch, height, width, channels)`.
+            apply: Function of a layer and what it is called with: a tensor,
+                or for `keras.layers.Add` a list of two. It returns the
+                layer's result: a tensor, or whatever the caller computes
+                instead, such as shapes.
+            x: What stands for the input, such as a tensor `(batch, height,
+                width, channels)`.
 
         Returns:
-            A pair of tensors of the block's output shape.
+            What stands for the output.
         """
-        out = self.preactivation(inputs)
-        shortcut = inputs
+        shortcut = x
+        out = apply(self.preactivation, x)
         if self.conv_shortcut is not None:
-            shortcut = self.conv_shortcut(self.pool(out) if self.pool else out)
-        out = self.conv0(out)
-        out = self.conv1(self.act(out))
+            shortcut = out if self.pool is None else apply(self.pool, out)
+            shortcut = apply(self.conv_shortcut, shortcut)
+        out = apply(self.conv0, out)
+        out = apply(self.conv1, apply(self.act, out))
         if self.conv1b is not None:
-            out = self.conv1b(self.act(out))
-        out = self.conv2(self.act(out))
-        return shortcut, self.squeeze_excite(out)
-
-    def join(self, shortcut, residual, training=False):
-        """The block's output from its two branches."""
-        residual = self.stochastic_depth(residual, training=training)
-        return shortcut + self.skip_init(residual)
+            out = apply(self.conv1b, apply(self.act, out))
+        for attention in (self.middle_squeeze_excite, self.middle_eca):
+            if attention is not None:
+                out = apply(attention, out)
+        out = apply(self.conv2, apply(self.act, out))
+        for attention in (self.squeeze_excite, self.eca):
+            if attention is not None:
+                out = apply(attention, out)
+        out = apply(self.stochastic_depth, out)
+        for skip in (self.skip_init, self.rescale):
+            if skip is not None:
+                out = apply(skip, out)
+        return apply(self.add, [shortcut, out])
 
     def call(self, inputs, training=False):
-        return self.join(*self.branches(inputs), training=training)
+        # The parts take `training` from the call that they are in.
+        return self.forward(call_layer, inputs)
 
     def compute_output_shape(self, input_shape):
         return self.conv1.compute_output_shape(input_shape)[:-1] + (
@@ -227,18 +398,20 @@ class NFBlock(keras.layers.Layer):
             use_two_convs=self.use_two_convs,
             activation=self.activation,
             seed=self.seed,
+            bottleneck=self.bottleneck,
+            groups=self.groups,
+            stage=self.stage,
+            first_dilation=self.first_dilation,
+            dilation_rate=self.dilation_rate,
+            attention=self.attention,
+            attention_position=self.attention_position,
+            shortcut=self.shortcut,
+            skip=self.skip,
+            gain_in=self.gain_in,
+            eps=self.eps,
+            eps_mode=self.eps_mode,
+            padding=self.padding,
+            channel_multiple=self.channel_multiple,
+            rescale_stochastic_depth=self.rescale_stochastic_depth,
         )
         return config
-
-
-@keras.saving.register_keras_serializable(package="keras_nfnet")
-class GlobalAveragePooling(keras.layers.GlobalAveragePooling2D):
-    """Global average pooling that sums in float32 under mixed precision."""
-
-    def call(self, inputs):
-        from keras_nfnet.layers.residual import global_average
-
-        average = global_average(inputs)
-        if self.keepdims:
-            return ops.expand_dims(average, (1, 2))
-        return average

@@ -1,21 +1,22 @@
-"""NFNets: table of variants → builder → public constructors.
+"""The builder of all networks: configuration → model.
 
-Reference: Brock et al. 2021, arXiv:2102.06171.
+Reference: Brock et al. 2021, arXiv:2102.06171 and arXiv:2101.08692.
 """
 
 import dataclasses
 
 import keras
 
-from keras_nfnet.layers import ScaledActivation, ScaledWSConv2D
 from keras_nfnet.layers.formats import require_channels_last
 from keras_nfnet.layers.initializers import ScaledNormal, built_while_drawing
+from keras_nfnet.layers.pooling import GlobalAveragePooling
+from keras_nfnet.models.body import body
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments, input_for
-from keras_nfnet.models.nf_block import GlobalAveragePooling, NFBlock
+from keras_nfnet.models.nf_block import call_layer
 from keras_nfnet.variants import VARIANTS, NFNetConfig
 
-_ARGUMENTS = """
+ARGUMENTS = """
     Args:
         include_top: Whether to end in the classifier. Without it, the model
             ends in the feature maps of the last activation.
@@ -24,8 +25,11 @@ _ARGUMENTS = """
             `*_haiku.npz`, timm's `*.safetensors`, or one saved by this
             package. The kind is told from the content.
         input_tensor: Optional Keras tensor to use as the image input.
-        input_shape: `(height, width, 3)` in pixels; `None` means any
-            resolution.
+        input_shape: `(height, width, channels)` in pixels; `None` for any
+            height or width. `None` alone means RGB of any resolution. With
+            other than 3 channels the first kernel of published values, or
+            of a file of RGB networks, is adapted: summed over RGB for one
+            channel, else RGB repeated, cut and scaled by 3 / channels.
         pooling: Without the top: `None`, `"avg"` or `"max"`.
         classes: Number of classes of the top, 1 or more.
         classifier_activation: Activation of the top; `None` for logits.
@@ -35,13 +39,17 @@ _ARGUMENTS = """
         stochastic_depth_rate: Rate of stochastic depth, in [0, 1).
         activation: Name of the activation, or a registered function.
         width: Multiplies the widths of all stages, above 0.
+        output_stride: Stride of the last feature maps: 32, or 16 or 8 for
+            dense predictions such as segmentation. Later stages then have
+            dilated convolutions in place of strides, with the same kernels.
 
     Returns:
-        A `keras.Model` on RGB images normalized by
-        `keras_nfnet.preprocess_input`, `(batch, height, width, 3)`, with
-        outputs `(batch, classes)`. Without the top they are feature maps of
-        stride 32, `(batch, height, width, channels)`, or pooled,
-        `(batch, channels)`.
+        A `keras.Model` on images normalized by
+        `keras_nfnet.preprocess_input`, `(batch, height, width, channels)`,
+        with outputs `(batch, classes)`. Without the top they are feature
+        maps, `(batch, height, width, channels)`, or pooled, `(batch,
+        channels)`. Its `pyramid_outputs` are the feature maps at all
+        strides.
 
     Raises:
         ValueError: If an argument is not as above, or a file does not fit.
@@ -65,8 +73,47 @@ def NFNet(
     stochastic_depth_rate=None,
     activation=None,
     width=1.0,
+    output_stride=32,
 ):
     config, variant = _configuration(config)
+    return build(
+        config,
+        variant,
+        include_top,
+        weights,
+        input_tensor,
+        input_shape,
+        pooling,
+        classes,
+        classifier_activation,
+        name,
+        drop_rate=drop_rate,
+        stochastic_depth_rate=stochastic_depth_rate,
+        activation=activation,
+        width=width,
+        output_stride=output_stride,
+    )
+
+
+def build(
+    config,
+    variant,
+    include_top,
+    weights,
+    input_tensor,
+    input_shape,
+    pooling,
+    classes,
+    classifier_activation,
+    name,
+    *,
+    drop_rate,
+    stochastic_depth_rate,
+    activation,
+    width,
+    output_stride,
+):
+    """As `NFNet`, of a configuration and its variant's name or `None`."""
     overrides = {
         "drop_rate": drop_rate,
         "stochastic_depth_rate": stochastic_depth_rate,
@@ -84,9 +131,11 @@ def NFNet(
         raise ValueError(
             f"`width` must be a number above 0. Received: width={width!r}"
         )
-    if width != 1:
-        config = dataclasses.replace(
-            config, widths=tuple(int(w * width) for w in config.widths)
+    config = config.scaled(width)
+    if output_stride not in (8, 16, 32):
+        raise ValueError(
+            "`output_stride` must be 8, 16 or 32. "
+            f"Received: output_stride={output_stride!r}"
         )
     require_channels_last()
     check_arguments(
@@ -112,8 +161,8 @@ def NFNet(
     if name is None:
         name = default_name(variant) if variant else "nfnet"
 
-    def build():
-        x = _body(image, config)
+    def construct():
+        x = body(call_layer, image, config, output_stride)
         if include_top:
             x = GlobalAveragePooling(name="avg_pool")(x)
             if config.drop_rate > 0:
@@ -122,7 +171,11 @@ def NFNet(
                 classes,
                 activation=classifier_activation,
                 # N(0, 0.01²), arXiv:2102.06171, appendix.
-                kernel_initializer=ScaledNormal(stddev=0.01),
+                kernel_initializer=(
+                    "zeros"
+                    if config.head_initializer == "zeros"
+                    else ScaledNormal(stddev=0.01)
+                ),
                 # Probabilities need float32 under mixed precision.
                 dtype=keras.config.dtype_policy().variable_dtype,
                 name="predictions",
@@ -133,7 +186,7 @@ def NFNet(
             x = keras.layers.GlobalMaxPooling2D(name="max_pool")(x)
         return NFNetModel(inputs, x, name=name)
 
-    model = built_while_drawing(build)
+    model = built_while_drawing(construct)
     if weights is not None:
         load_pretrained(model, weights)
     return model
@@ -143,9 +196,10 @@ NFNet.__doc__ = (
     """Builds a Normalizer-Free Network.
 
     Args:
-        config: A variant's name (`"F0"` … `"F7"`, `"F0+"` … `"F7+"`) or a
+        config: A name of `keras_nfnet.VARIANTS`, such as `"F0"`,
+            `"ResNet-50"` or `"eca_nfnet_l0"`, or a
             `keras_nfnet.NFNetConfig`."""
-    + _ARGUMENTS.replace("\n    Args:", "", 1)
+    + ARGUMENTS.replace("\n    Args:", "", 1)
     + """
     Example:
 
@@ -160,143 +214,36 @@ NFNet.__doc__ = (
 
 
 def default_name(variant):
-    """Model name of a variant: `"F4+"` → `"nfnet_f4_plus"`."""
-    return f"nfnet_{variant.lower().replace('+', '_plus')}"
+    """Model name of a variant: `"F4+"` → `"nfnet_f4_plus"`.
+
+    Where both exist, timm's networks have the prefix `timm_`.
+    """
+    name = variant.lower().replace("+", "_plus").replace("-", "")
+    if name.startswith("f"):
+        return f"nfnet_{name}"
+    if name.startswith("regnet"):
+        return f"nf_{name.replace('b', '_b')}"
+    if name.startswith("resnet"):
+        return f"nf_{name}"
+    return f"timm_{name}" if name.startswith("nf_") else name
+
+
+def variant_named(name):
+    """The name in `VARIANTS` that is `name` but for its case, or `None`."""
+    if not isinstance(name, str):
+        return None
+    names = {variant.lower(): variant for variant in VARIANTS}
+    return names.get(name.lower())
 
 
 def _configuration(config):
     """Returns the configuration and its variant's name, or `None`."""
     if isinstance(config, NFNetConfig):
         return config, None
-    if isinstance(config, str) and config.upper() in VARIANTS:
-        return VARIANTS[config.upper()], config.upper()
-    raise ValueError(
-        "`config` must be an `NFNetConfig` or the name of a variant, one of "
-        f"{', '.join(VARIANTS)}. Received: config={config!r}"
-    )
-
-
-def _body(x, config):
-    """Stem, stages and final activation, on a Keras tensor."""
-    # Stem: stride 4; activations between the convolutions, none after.
-    stem = ((16, 2), (32, 1), (64, 1), (config.widths[0] // 2, 2))
-    for index, (filters, strides) in enumerate(stem):
-        x = ScaledWSConv2D(
-            max(1, filters), 3, strides=strides, name=f"stem_conv{index}"
-        )(x)
-        if index < len(stem) - 1:
-            x = ScaledActivation(config.activation, name=f"stem_act{index}")(x)
-
-    block_index = 0
-    expected_variance = 1.0
-    for stage, (filters, depth, strides, group_width) in enumerate(
-        zip(
-            config.widths,
-            config.depths,
-            config.strides,
-            config.group_widths,
-            strict=True,
-        ),
-        start=1,
-    ):
-        for block in range(depth):
-            x = NFBlock(
-                filters,
-                strides=strides if block == 0 else 1,
-                # A stage's first block sees the grown variance of the
-                # stage before; 1 for the first stage.
-                beta=expected_variance**-0.5,
-                alpha=config.alpha,
-                bottleneck_ratio=config.bottleneck_ratio,
-                group_width=group_width,
-                se_ratio=config.se_ratio,
-                stochastic_depth_rate=(
-                    config.stochastic_depth_rate
-                    * block_index
-                    / sum(config.depths)
-                ),
-                use_two_convs=config.use_two_convs,
-                activation=config.activation,
-                name=f"stage{stage}_block{block}",
-            )(x)
-            block_index += 1
-            if block == 0:
-                expected_variance = 1.0
-            expected_variance += config.alpha**2
-    x = ScaledWSConv2D(
-        int(config.final_conv_mult * config.widths[-1]), 1, name="final_conv"
-    )(x)
-    return ScaledActivation(config.activation, name="final_act")(x)
-
-
-def _constructor(variant):
-    default = default_name(variant)
-
-    def construct(
-        include_top=True,
-        weights="imagenet",
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        name=default,
-        *,
-        drop_rate=None,
-        stochastic_depth_rate=None,
-        activation=None,
-        width=1.0,
-    ):
-        return NFNet(
-            variant,
-            include_top,
-            weights,
-            input_tensor,
-            input_shape,
-            pooling,
-            classes,
-            classifier_activation,
-            name,
-            drop_rate=drop_rate,
-            stochastic_depth_rate=stochastic_depth_rate,
-            activation=activation,
-            width=width,
+    variant = variant_named(config)
+    if variant is None:
+        raise ValueError(
+            "`config` must be an `NFNetConfig` or the name of a variant, one "
+            f"of {', '.join(VARIANTS)}. Received: config={config!r}"
         )
-
-    row = VARIANTS[variant]
-    construct.__name__ = construct.__qualname__ = "NFNet" + variant.replace(
-        "+", "Plus"
-    )
-    construct.__doc__ = (
-        f"Builds NFNet-{variant}.\n\n    Trained at {row.train_size} px, "
-        f"evaluated at {row.test_size} px.\n"
-        + _ARGUMENTS
-        + f"""
-    Example:
-
-    >>> model = keras_nfnet.{construct.__name__}(weights=None, classes=10)
-    >>> model.output_shape
-    (None, 10)
-
-    Reference: arXiv:2102.06171, table 1.
-    """
-    )
-    return construct
-
-
-NFNetF0 = _constructor("F0")
-NFNetF1 = _constructor("F1")
-NFNetF2 = _constructor("F2")
-NFNetF3 = _constructor("F3")
-NFNetF4 = _constructor("F4")
-NFNetF5 = _constructor("F5")
-NFNetF6 = _constructor("F6")
-NFNetF7 = _constructor("F7")
-NFNetF0Plus = _constructor("F0+")
-NFNetF1Plus = _constructor("F1+")
-NFNetF2Plus = _constructor("F2+")
-NFNetF3Plus = _constructor("F3+")
-NFNetF4Plus = _constructor("F4+")
-NFNetF5Plus = _constructor("F5+")
-NFNetF6Plus = _constructor("F6+")
-NFNetF7Plus = _constructor("F7+")
+    return VARIANTS[variant], variant

@@ -11,9 +11,8 @@ import numpy as np
 
 from keras_nfnet.weights.bounds import check_size, one_line
 from keras_nfnet.weights.check import Entry, WeightsFileError
-from keras_nfnet.weights.haiku import HaikuLayout
-from keras_nfnet.weights.keras_h5 import KerasH5Layout
-from keras_nfnet.weights.timm import TimmLayout
+from keras_nfnet.weights.layout import Layout, layout_of
+from keras_nfnet.weights.layouts import HAIKU, KERAS_H5, SAFETENSORS
 
 # Where the package keeps its checksums: in the metadata of a safetensors
 # file, and as an attribute of each dataset of an HDF5 file.
@@ -36,34 +35,16 @@ _KINDS = (
 )
 
 
-class OwnLayout(KerasH5Layout):
-    """The package's own `.safetensors`: the keys as they are."""
-
-    name = "keras_nfnet's"
-
-    @staticmethod
-    def names(keys):
-        return {key: key for key in keys}
-
-    @staticmethod
-    def keys(names):
-        return {name: name for name in names}
-
-    @staticmethod
-    def is_head(name):
-        return name.startswith("predictions/")
-
-
 @dataclasses.dataclass(frozen=True)
 class Contents:
     """An open weights file.
 
     Args:
-        layout: How the file names its entries; one of the layouts.
+        layout: How the file names its entries.
         entries: `{name: Entry}`, readable while the file is open.
     """
 
-    layout: type
+    layout: Layout
     entries: dict
 
 
@@ -177,7 +158,8 @@ def _open(path, head, stack):
         from keras_nfnet.weights.pickles import read_haiku_pickle
 
         file = stack.enter_context(open(path, "rb"))
-        return Contents(HaikuLayout, read_haiku_pickle(file))
+        entries = read_haiku_pickle(file)
+        return Contents(layout_of(entries, HAIKU), entries)
     raise ValueError(f"it is not {_KINDS}")
 
 
@@ -219,8 +201,7 @@ def _open_safetensors(path, stack):
         raise ValueError(
             f"it is not a complete .safetensors file ({error})"
         ) from error
-    own = any("/" in name for name in entries)
-    return Contents(OwnLayout if own else TimmLayout, entries)
+    return Contents(layout_of(entries, SAFETENSORS), entries)
 
 
 def _check_header(path):
@@ -275,7 +256,7 @@ def _open_h5(path, stack):
         raise
     except Exception as error:  # h5py has no error of its own.
         raise ValueError(f"it is a damaged HDF5 file ({error})") from error
-    return Contents(KerasH5Layout, entries)
+    return Contents(KERAS_H5, entries)
 
 
 def _h5_reader(dataset, path):

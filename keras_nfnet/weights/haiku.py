@@ -3,115 +3,14 @@
 Reference: the parameter trees of the authors' published `F*_haiku.npz`.
 """
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from keras_nfnet.weights.check import assign, collect, entry_of
-from keras_nfnet.weights.structure import (
-    block_order,
-    is_head,
-    shapes_of,
-    stage_names,
-    whole_network,
-)
-
-_ROOT = "NFNet/~/"
-_PARTS = {
-    "se_reduce": "squeeze_excite/~/linear",
-    "se_expand": "squeeze_excite/~/linear_1",
-}
-_PARTS_BACK = {value: key for key, value in _PARTS.items()}
-_BLOCK = re.compile(r"NFNet/~/nf_block(?:_([1-9]\d{0,3}))?(?:/~/(.+))?")
-
-
-class HaikuLayout:
-    """Names of DeepMind's trees, flattened as `module:parameter`."""
-
-    name = "DeepMind's (haiku)"
-
-    @staticmethod
-    def names(keys):
-        """`{key: "module:parameter"}`."""
-        index = {block: i for i, block in enumerate(block_order(keys))}
-        return {key: ":".join(_haiku_name(key, index)) for key in keys}
-
-    @staticmethod
-    def keys(names):
-        """`{name: key}` of a file's names; unknown ones are left out."""
-        blocks = {}
-        for name in names:
-            match = _BLOCK.fullmatch(name.partition(":")[0])
-            if match:
-                i = int(match[1] or 0)
-                shortcut = match[2] == "conv_shortcut"
-                blocks[i] = blocks.get(i, False) or shortcut
-        blocks = stage_names(blocks)
-        found = {}
-        for name in names:
-            module, _, parameter = name.partition(":")
-            key = _canonical(module, parameter, blocks)
-            if key:
-                found[name] = key
-        return found
-
-    @staticmethod
-    def is_head(name):
-        return name.startswith(f"{_ROOT}linear:")
-
-    @staticmethod
-    def shape(key, shape):
-        return tuple(shape)
-
-    @staticmethod
-    def model_shape(key, shape):
-        return tuple(shape)
-
-    @staticmethod
-    def to_file(key, array):
-        return array
-
-    @staticmethod
-    def from_file(key, array):
-        return array
-
-
-def _haiku_name(key, index):
-    """`(module, parameter)` of a key; `index` numbers the blocks."""
-    layer, *part, parameter = key.split("/")
-    if is_head(key):
-        return f"{_ROOT}linear", {"kernel": "w", "bias": "b"}[parameter]
-    if layer in index:
-        module = f"{_ROOT}nf_block"
-        if index[layer]:
-            module += f"_{index[layer]}"
-        if not part:
-            return module, parameter
-        module += f"/~/{_PARTS.get(part[0], part[0])}"
-        if part[0] in _PARTS:
-            return module, {"kernel": "w", "bias": "b"}[parameter]
-    else:
-        module = f"{_ROOT}{layer}"
-    return module, "w" if parameter == "kernel" else parameter
-
-
-def _canonical(module, parameter, blocks):
-    if module == f"{_ROOT}linear":
-        parameter = {"w": "kernel", "b": "bias"}.get(parameter)
-        return parameter and f"predictions/{parameter}"
-    match = _BLOCK.fullmatch(module)
-    if match is None:
-        if not module.startswith(_ROOT):
-            return None
-        parameter = "kernel" if parameter == "w" else parameter
-        return f"{module.removeprefix(_ROOT)}/{parameter}"
-    block = blocks[int(match[1] or 0)]
-    if match[2] is None:
-        return f"{block}/{parameter}"
-    part = _PARTS_BACK.get(match[2], match[2])
-    names = {"w": "kernel", **({"b": "bias"} if part in _PARTS else {})}
-    return f"{block}/{part}/{names.get(parameter, parameter)}"
+from keras_nfnet.weights.layout import is_head, layout_for
+from keras_nfnet.weights.layouts import HAIKU
+from keras_nfnet.weights.structure import shapes_of, whole_network
 
 
 def haiku_names(model):
@@ -127,7 +26,7 @@ def haiku_names(model):
         ValueError: If the model is not an NFNet.
     """
     variables = whole_network(model)
-    names = HaikuLayout.names(variables)
+    names = layout_for(variables, HAIKU).names(variables)
     return {
         variable.path: tuple(names[key].split(":"))
         for key, variable in variables.items()
@@ -168,7 +67,7 @@ def load_haiku_tree(model, tree):
 
     Args:
         model: An NFNet of this package. One without a classifier takes a
-            tree with or without `NFNet/~/linear`.
+            tree with or without the classifier's module.
         tree: `{module: {parameter: array}}`, floating-point, kernels HWIO.
 
     Raises:
@@ -189,13 +88,14 @@ def load_haiku_tree(model, tree):
     Reference: the authors' published `F*_haiku.npz`.
     """
     variables = whole_network(model)
-    names = HaikuLayout.names(variables)
+    layout = layout_for(variables, HAIKU)
+    names = layout.names(variables)
     entries = flatten(tree)
     if not any(is_head(key) for key in variables):
         entries = {
             name: entry
             for name, entry in entries.items()
-            if not HaikuLayout.is_head(name)
+            if not layout.is_head(name)
         }
     shapes = shapes_of(variables)
     arrays = collect(
@@ -213,10 +113,11 @@ def to_haiku_tree(model):
     Returns:
         `{module: {parameter: float32 array}}`, sorted as the published
         files are, kernels HWIO. A model without a classifier has no
-        `NFNet/~/linear`.
+        module `…/~/linear`.
 
     Raises:
-        ValueError: If the model is not an NFNet.
+        ValueError: If the model is no network of this package, or one that
+            DeepMind's code does not have, such as timm's.
 
     Example:
 
@@ -244,7 +145,7 @@ def values_of(variables):
 def tree_of(arrays):
     """`{module: {parameter: array}}` of `{key: array}`."""
     tree = {}
-    for key, name in HaikuLayout.names(arrays).items():
+    for key, name in layout_for(arrays, HAIKU).names(arrays).items():
         module, parameter = name.split(":")
         tree.setdefault(module, {})[parameter] = arrays[key]
     return {

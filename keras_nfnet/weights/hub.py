@@ -3,8 +3,16 @@
 from keras_nfnet.weights.check import WeightsFileError
 
 FILE = "model.safetensors"
-# F7 and the F+ networks were never published.
-_REPOSITORIES = {f"F{n}": f"timm/dm_nfnet_f{n}.dm_in1k" for n in range(7)}
+# F7, the F+ networks and others were never published.
+REPOSITORIES = {
+    **{f"F{n}": f"timm/dm_nfnet_f{n}.dm_in1k" for n in range(7)},
+    "nfnet_l0": "timm/nfnet_l0.ra2_in1k",
+    "eca_nfnet_l0": "timm/eca_nfnet_l0.ra2_in1k",
+    "eca_nfnet_l1": "timm/eca_nfnet_l1.ra2_in1k",
+    "eca_nfnet_l2": "timm/eca_nfnet_l2.ra3_in1k",
+    "nf_regnet_b1": "timm/nf_regnet_b1.ra2_in1k",
+    "nf_resnet50": "timm/nf_resnet50.ra2_in1k",
+}
 # Seconds to wait for the hub's first answer.
 _TIMEOUT = 10
 
@@ -18,14 +26,14 @@ def repository(variant):
     Raises:
         ValueError: If none were published for it.
     """
-    if variant not in _REPOSITORIES:
-        known = "this network" if variant is None else f"NFNet-{variant}"
+    if variant not in REPOSITORIES:
+        known = "this network" if variant is None else variant
         raise ValueError(
             f"There are no published ImageNet weights for {known}; there "
-            f"are for {', '.join(_REPOSITORIES)}. Use `weights=None` or the "
+            f"are for {', '.join(REPOSITORIES)}. Use `weights=None` or the "
             f"path of a file. Received: variant={variant!r}"
         )
-    return _REPOSITORIES[variant]
+    return REPOSITORIES[variant]
 
 
 def published_weights(variant):
@@ -70,7 +78,7 @@ def published_weights(variant):
 
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsFileError(
-            f"The ImageNet weights of NFNet-{variant} could not be had from "
+            f"The ImageNet weights of {variant} could not be had from "
             f"the Hugging Face hub ({reason}). Without a connection, get the "
             f"file {FILE} of https://huggingface.co/{repo} on another "
             "machine and give its path as `weights`, or copy that machine's "

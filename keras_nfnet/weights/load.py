@@ -1,16 +1,19 @@
 """Loading weights into a model: everything is checked, then assigned."""
 
+import numpy as np
+
 from keras_nfnet.weights.check import assign, collect
 from keras_nfnet.weights.files import open_weights, path_of, shapes_in
 from keras_nfnet.weights.hub import published_weights
+from keras_nfnet.weights.layout import HEAD, is_head
 from keras_nfnet.weights.structure import (
-    HEAD,
     infer,
-    is_head,
     parameters,
     shapes_of,
     variant_of,
 )
+
+FIRST_KERNEL = "stem_conv0/kernel"
 
 
 def load(model, source, new_head=False):
@@ -110,20 +113,20 @@ def _load(variables, source, new_head):
     shapes = shapes_of(variables)
     with open_weights(path) as contents:
         layout, entries = contents.layout, contents.entries
-        names = layout.names(variables)
         if not any(is_head(key) for key in variables):
             entries = {
                 name: entry
                 for name, entry in entries.items()
                 if not layout.is_head(name)
             }
-        expected = {
-            names[key]: layout.shape(key, shape)
-            for key, shape in shapes.items()
-        }
-        _refuse_other_head(names, expected, contents, path)
         source = f"The file {path!r} ({layout.name} names)"
         try:
+            names = layout.names(variables)
+            expected = {
+                names[key]: layout.shape(key, shape)
+                for key, shape in _as_in_file(shapes, contents).items()
+            }
+            _refuse_other_head(names, expected, contents, path)
             arrays = collect(expected, entries, source)
         except ValueError as error:
             hint = _other_network(contents, shapes)
@@ -134,7 +137,43 @@ def _load(variables, source, new_head):
             key: layout.from_file(key, arrays.pop(names[key]))
             for key in variables
         }
+    if FIRST_KERNEL in values:
+        values[FIRST_KERNEL] = adapted_kernel(
+            values[FIRST_KERNEL], shapes[FIRST_KERNEL][2]
+        )
     assign(variables, values)
+
+
+def _as_in_file(shapes, contents):
+    """The shapes to expect: a file of RGB fits any number of channels."""
+    found = shapes_in(contents).get(FIRST_KERNEL)
+    if FIRST_KERNEL not in shapes or found is None or len(found) != 4:
+        return shapes
+    height, width, _, filters = shapes[FIRST_KERNEL]
+    if found == (height, width, 3, filters):
+        return {**shapes, FIRST_KERNEL: found}
+    return shapes
+
+
+def adapted_kernel(kernel, channels):
+    """A first kernel of RGB images for images of other channels.
+
+    Args:
+        kernel: NumPy array `(height, width, 3, filters)`.
+        channels: Positive integer. One channel has the sum over RGB; others
+            have RGB repeated, cut and scaled by 3 / channels.
+
+    Returns:
+        NumPy array `(height, width, channels, filters)`.
+
+    Reference: timm 1.0.31, `adapt_input_conv`.
+    """
+    if kernel.shape[2] == channels:
+        return kernel
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    repeated = np.tile(kernel, (1, 1, -(-channels // 3), 1))
+    return repeated[:, :, :channels] * np.float32(3 / channels)
 
 
 def _refuse_other_head(names, expected, contents, path):
@@ -176,10 +215,13 @@ def _other_network(contents, shapes):
         theirs, ours = infer(found)[0], infer(shapes)[0]
     except ValueError:
         return None
-    if (theirs.widths, theirs.depths) == (ours.widths, ours.depths):
+    if (theirs.widths, theirs.depths) != (ours.widths, ours.depths):
+        return (
+            f"The file holds an NFNet of widths {theirs.widths} and depths "
+            f"{theirs.depths}, the model has widths {ours.widths} and depths "
+            f"{ours.depths}"
+        )
+    names = [variant_of(found), variant_of(shapes)]
+    if names[0] == names[1] or None in names:
         return None
-    return (
-        f"The file holds an NFNet of widths {theirs.widths} and depths "
-        f"{theirs.depths}, the model has widths {ours.widths} and depths "
-        f"{ours.depths}"
-    )
+    return f"The file holds {names[0]}, the model is {names[1]}"

@@ -7,11 +7,11 @@ import numpy as np
 
 from keras_nfnet.weights.atomic import replacing
 from keras_nfnet.weights.check import checksum_of
-from keras_nfnet.weights.files import CHECKSUM, CHECKSUMS, OwnLayout, path_of
-from keras_nfnet.weights.haiku import HaikuLayout, tree_of, values_of
-from keras_nfnet.weights.keras_h5 import KerasH5Layout
+from keras_nfnet.weights.files import CHECKSUM, CHECKSUMS, path_of
+from keras_nfnet.weights.haiku import tree_of, values_of
+from keras_nfnet.weights.layout import layout_for
+from keras_nfnet.weights.layouts import HAIKU, KERAS_H5, OWN, TIMM
 from keras_nfnet.weights.structure import whole_network
-from keras_nfnet.weights.timm import TimmLayout
 
 
 def save(model, path, layout=None):
@@ -54,17 +54,17 @@ def writer_for(path, layout=None):
     lower = path.lower()
     if lower.endswith(".safetensors"):
         if layout:
-            return _write_timm, TimmLayout.name
-        return _write_safetensors, OwnLayout.name
+            return _write_timm, TIMM[0].name
+        return _write_safetensors, OWN.name
     if layout:
         raise ValueError(
             '`layout="timm"` is for a file that ends in .safetensors. '
             f"Received: path={path!r}"
         )
     if lower.endswith(".weights.h5"):
-        return _write_h5, KerasH5Layout.name
+        return _write_h5, KERAS_H5.name
     if lower.endswith(".npz"):
-        return _write_pickle, HaikuLayout.name
+        return _write_pickle, HAIKU[0].name
     raise ValueError(
         "The file to write must end in .safetensors, .weights.h5 or .npz "
         f"(DeepMind's form). Received: path={path!r}"
@@ -84,7 +84,7 @@ def _write_safetensors(arrays, path):
     from safetensors.numpy import save_file
 
     _refuse_infinite(arrays)
-    names = OwnLayout.names(arrays)
+    names = OWN.names(arrays)
     checksums = {names[key]: checksum_of(arrays[key]) for key in arrays}
     metadata = {"format": "keras_nfnet", CHECKSUMS: json.dumps(checksums)}
     with replacing(path) as temporary:
@@ -99,10 +99,11 @@ def _write_timm(arrays, path):
     from safetensors.numpy import save_file
 
     _refuse_infinite(arrays)
-    names = TimmLayout.names(arrays)
+    layout = layout_for(arrays, TIMM)
+    names = layout.names(arrays)
     checksums, tensors = {}, {}
     for key, name in names.items():
-        tensors[name] = TimmLayout.to_file(key, arrays[key])
+        tensors[name] = layout.to_file(key, arrays[key])
         checksums[name] = checksum_of(tensors[name])
     # "pt" is what timm and transformers expect to find.
     metadata = {"format": "pt", CHECKSUMS: json.dumps(checksums)}
@@ -114,7 +115,7 @@ def _write_h5(arrays, path):
     import h5py
 
     _refuse_infinite(arrays)
-    names = KerasH5Layout.names(arrays)
+    names = KERAS_H5.names(arrays)
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         for key, array in arrays.items():
             dataset = file.create_dataset(names[key], data=array)

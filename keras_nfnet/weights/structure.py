@@ -1,24 +1,35 @@
-"""The parameters of a network under one set of names.
+"""The parameters of a model by key, and the network that keys belong to."""
 
-Every file format is translated to and from these keys, which are also the
-keys of the package's own `.safetensors`:
-`stem_conv0/kernel`, `stage2_block0/conv1/gain`, `stage2_block0/skip_gain`,
-`stage2_block0/se_reduce/bias`, `final_conv/kernel`, `predictions/kernel`.
-"""
+import dataclasses
+import functools
+import operator
 
-import re
+from keras_nfnet.variants import VARIANTS, NFNetConfig, Stem
+from keras_nfnet.weights.layout import (
+    BLOCK,
+    CONVOLUTION,
+    HEAD,
+    PARTS,
+    block_order,
+    is_head,
+    part_of,
+)
 
-from keras_nfnet.variants import VARIANTS, NFNetConfig
-
-BLOCK = re.compile(r"stage([1-9]\d{0,3})_block(0|[1-9]\d{0,3})")
-HEAD = "predictions"
-CONVOLUTIONS = ("conv0", "conv1", "conv1b", "conv2", "conv_shortcut")
-_OUTER = re.compile(r"stem_conv[0-3]|final_conv")
-
-
-def is_head(key):
-    """Whether a key belongs to the classifier."""
-    return key.startswith(f"{HEAD}/")
+# Part of a block → the layer that has its parameters.
+_LAYERS = {
+    **{
+        part: part.removeprefix("block/")
+        for part, parameters in PARTS.items()
+        if part.startswith("block/") and parameters == CONVOLUTION
+    },
+    "block": "skip_init",
+    "block/se_reduce": "squeeze_excite.reduce",
+    "block/se_expand": "squeeze_excite.expand",
+    "block/middle_se_reduce": "middle_squeeze_excite.reduce",
+    "block/middle_se_expand": "middle_squeeze_excite.expand",
+    "block/eca": "eca",
+    "block/middle_eca": "middle_eca",
+}
 
 
 def parameters(model):
@@ -80,6 +91,7 @@ def shapes_of(variables):
 
 def _leaves(model):
     for layer in model.layers:
+        # A folded block is a model too, and no NFNet's.
         if hasattr(layer, "layers"):
             yield from _leaves(layer)
         else:
@@ -89,118 +101,66 @@ def _leaves(model):
 def _layer_parameters(layer):
     """`{key: variable}` of a layer of the network, or `None`."""
     name = layer.name
-    if _OUTER.fullmatch(name) and hasattr(layer, "gain"):
-        return _named(name, layer, ("kernel", "gain", "bias"))
-    if name == HEAD and hasattr(layer, "kernel"):
-        return _named(name, layer, ("kernel", "bias"))
-    if BLOCK.fullmatch(name) and hasattr(layer, "skip_init"):
-        found = {f"{name}/skip_gain": layer.skip_init.skip_gain}
-        for part in CONVOLUTIONS:
-            convolution = getattr(layer, part)
-            if convolution is not None:
-                if not hasattr(convolution, "gain"):
-                    return None
-                found.update(
-                    _named(
-                        f"{name}/{part}",
-                        convolution,
-                        ("kernel", "gain", "bias"),
-                    )
-                )
-        for part in ("reduce", "expand"):
-            dense = getattr(layer.squeeze_excite, part)
-            found.update(_named(f"{name}/se_{part}", dense, ("kernel", "bias")))
-        return found
-    return None
+    if BLOCK.fullmatch(name):
+        if not hasattr(layer, "conv0"):
+            return None
+        layers = {
+            part.replace("block", name, 1): _part(layer, path)
+            for part, path in _LAYERS.items()
+        }
+    else:
+        layers = {name: layer}
+    found = {}
+    for key, part in layers.items():
+        if part is None:
+            continue
+        kind = PARTS.get(part_of(f"{key}/kernel")[0])
+        kind = kind or PARTS.get(part_of(f"{key}/skip_gain")[0])
+        if kind is None or not all(hasattr(part, word) for word in kind):
+            return None
+        found.update({f"{key}/{word}": getattr(part, word) for word in kind})
+    known = {id(variable) for variable in found.values()}
+    unknown = [v.path for v in layer.weights if id(v) not in known]
+    if unknown:
+        raise ValueError(
+            f"`model` has weights in its layer {name!r} that have no name in "
+            f"a file. Received: {', '.join(unknown[:5])}"
+        )
+    return found
 
 
-def _named(prefix, layer, names):
-    return {f"{prefix}/{name}": getattr(layer, name) for name in names}
+def _part(block, path):
+    try:
+        return operator.attrgetter(path)(block)
+    except AttributeError:
+        return None
 
 
-def block_order(keys):
-    """The blocks of some keys, first to last: `["stage1_block0", ...]`."""
-    blocks = {key.split("/")[0] for key in keys if BLOCK.match(key)}
-    return sorted(
-        blocks, key=lambda name: tuple(map(int, BLOCK.match(name).groups()))
-    )
+@functools.lru_cache(maxsize=16)
+def _expected(config, classes, channels):
+    from keras_nfnet.models.nfnet import NFNet
+    from keras_nfnet.models.without_values import without_values
 
-
-def stage_names(starts):
-    """Names of consecutive blocks.
-
-    Args:
-        starts: `{index: whether the block starts a stage}`, which a block
-            does when it has a convolution in its shortcut.
-
-    Returns:
-        `{index: "stage1_block0"}`.
-    """
-    names, stage, block = {}, 0, 0
-    for index in sorted(starts):
-        if starts[index] or stage == 0:
-            stage, block = stage + 1, 0
-        names[index] = f"stage{stage}_block{block}"
-        block += 1
-    return names
+    with without_values():
+        model = NFNet(
+            config,
+            include_top=classes is not None,
+            weights=None,
+            input_shape=(None, None, channels),
+            classes=classes or 1,
+        )
+    return shapes_of(parameters(model)[0])
 
 
 def expected_shapes(config, classes=None, channels=3):
-    """`{key: shape}` of a network, by arithmetic alone.
+    """`{key: shape}` of a network, from a model without values.
 
     Args:
         config: An `NFNetConfig`.
         classes: Classes of the head, or `None` for no head.
         channels: Channels of the images.
     """
-    shapes = {}
-
-    def convolution(key, side, fan_in, filters):
-        shapes[f"{key}/kernel"] = (side, side, fan_in, filters)
-        shapes[f"{key}/gain"] = shapes[f"{key}/bias"] = (filters,)
-
-    def dense(key, fan_in, units):
-        shapes[f"{key}/kernel"] = (fan_in, units)
-        shapes[f"{key}/bias"] = (units,)
-
-    width = channels
-    stem = (16, 32, 64, max(1, config.widths[0] // 2))
-    for index, filters in enumerate(stem):
-        convolution(f"stem_conv{index}", 3, width, filters)
-        width = filters
-    for stage, (filters, depth, stride, group_width) in enumerate(
-        zip(
-            config.widths,
-            config.depths,
-            config.strides,
-            config.group_widths,
-            strict=True,
-        ),
-        start=1,
-    ):
-        inner = max(1, int(filters * config.bottleneck_ratio))
-        groups = max(1, inner // group_width)
-        if inner >= group_width:
-            inner = groups * group_width
-        hidden = int(filters * config.se_ratio)
-        for block in range(depth):
-            name = f"stage{stage}_block{block}"
-            if (block == 0 and stride > 1) or width != filters:
-                convolution(f"{name}/conv_shortcut", 1, width, filters)
-            convolution(f"{name}/conv0", 1, width, inner)
-            convolution(f"{name}/conv1", 3, inner // groups, inner)
-            if config.use_two_convs:
-                convolution(f"{name}/conv1b", 3, inner // groups, inner)
-            convolution(f"{name}/conv2", 1, inner, filters)
-            dense(f"{name}/se_reduce", filters, hidden)
-            dense(f"{name}/se_expand", hidden, filters)
-            shapes[f"{name}/skip_gain"] = ()
-            width = filters
-    final = int(config.final_conv_mult * config.widths[-1])
-    convolution("final_conv", 1, width, final)
-    if classes is not None:
-        dense(HEAD, final, classes)
-    return shapes
+    return dict(_expected(config, classes, channels))
 
 
 def infer(shapes):
@@ -215,14 +175,14 @@ def infer(shapes):
         for a file without a head.
 
     Raises:
-        ValueError: If the shapes belong to no NFNet.
+        ValueError: If the shapes belong to no network of the package.
     """
     try:
         return _infer(shapes)
     except (LookupError, TypeError, ArithmeticError, ValueError) as error:
         raise ValueError(
-            "the entries do not make up an NFNet: it needs a stem, blocks "
-            f"in every stage and a last convolution ({error!r})"
+            "the entries do not make up an NFNet: it needs a stem and blocks "
+            f"in every stage ({error!r})"
         ) from error
 
 
@@ -231,33 +191,81 @@ def _infer(shapes):
     for block in block_order(shapes):
         stage = int(BLOCK.match(block)[1])
         depths[stage] = depths.get(stage, 0) + 1
-    first = [f"stage{stage}_block0" for stage in sorted(depths)]
-    widths = [shapes[f"{name}/conv2/kernel"][3] for name in first]
-    inner = [shapes[f"{name}/conv1/kernel"][3] for name in first]
-    hidden = shapes[f"{first[0]}/se_reduce/kernel"][1]
     head = shapes.get(f"{HEAD}/kernel")
     classes = head and head[1]
     channels = shapes["stem_conv0/kernel"][2]
+    if sum(depths.values()) > _MOST_BLOCKS or not 0 < channels <= _MOST:
+        raise ValueError("more blocks or channels than any network")
+    depths = tuple(depths[stage] for stage in sorted(depths))
+    config = _by_widths(shapes, depths)
+    for variant in VARIANTS.values():
+        if (variant.widths, variant.depths) == (config.widths, depths) and (
+            expected_shapes(variant, classes, channels) == shapes
+        ):
+            return variant, classes, channels
     # Bottlenecks are rounded down to whole groups, which hides the ratio:
     # the usual one is tried first.
-    ratios = [0.5] + [
-        _ratio(part, whole) for part, whole in zip(inner, widths, strict=True)
-    ]
-    for ratio in ratios:
-        config = NFNetConfig(
-            widths=tuple(widths),
-            depths=tuple(depths[stage] for stage in sorted(depths)),
-            group_width=tuple(
-                shapes[f"{name}/conv1/kernel"][2] for name in first
-            ),
-            use_two_convs=f"{first[0]}/conv1b/kernel" in shapes,
-            bottleneck_ratio=ratio,
-            se_ratio=_ratio(hidden, widths[0]),
-            final_conv_mult=_ratio(shapes["final_conv/kernel"][3], widths[-1]),
-        )
+    for ratio in list(dict.fromkeys((0.5, *_ratios(shapes, config.widths))))[
+        :8
+    ]:
+        config = dataclasses.replace(config, bottleneck_ratio=ratio)
         if expected_shapes(config, classes, channels) == shapes:
-            return config, classes, channels
+            break
     return config, classes, channels
+
+
+# A file's numbers decide how large a model is built to compare it with.
+_MOST_BLOCKS = 200
+_MOST_RATIOS = 8
+_MOST = 2**20
+
+
+def _by_widths(shapes, depths):
+    """The configuration but for its bottlenecks."""
+    first = [f"stage{stage}_block0" for stage in range(1, len(depths) + 1)]
+    widths = [shapes[f"{name}/conv2/kernel"][3] for name in first]
+    stem = [
+        shapes[f"stem_conv{index}/kernel"]
+        for index in range(_stem_length(shapes))
+    ]
+    attention, position, se_ratio = None, "last", 0.5
+    for prefix, where in (("", "last"), ("middle_", "middle")):
+        reduce = shapes.get(f"{first[0]}/{prefix}se_reduce/kernel")
+        if reduce is not None:
+            attention, position = "se", where
+            se_ratio = _ratio(reduce[1], reduce[0])
+        if f"{first[0]}/{prefix}eca/kernel" in shapes:
+            attention, position = "eca", where
+    final = shapes.get("final_conv/kernel")
+    skip = f"{first[0]}/skip_gain" in shapes
+    return NFNetConfig(
+        widths=tuple(widths),
+        depths=depths,
+        group_width=tuple(shapes[f"{name}/conv1/kernel"][2] for name in first),
+        use_two_convs=f"{first[0]}/conv1b/kernel" in shapes,
+        attention=attention,
+        attention_position=position,
+        se_ratio=se_ratio,
+        skip="skip_init" if skip else "gain",
+        # The strides are not in the shapes: those of the NFNets.
+        stem=Stem(
+            tuple(kernel[3] for kernel in stem),
+            Stem().strides[: len(stem)] + (1,) * (len(stem) - 4),
+            kernel_size=stem[0][0],
+        ),
+        final_conv_mult=None if final is None else 1.0,
+        final_filters=final and final[3],
+    )
+
+
+def _stem_length(shapes):
+    return sum(part_of(key) == ("stem_conv", "kernel") for key in shapes)
+
+
+def _ratios(shapes, widths):
+    for stage, width in enumerate(widths, start=1):
+        inner = shapes[f"stage{stage}_block0/conv1/kernel"][3]
+        yield _ratio(inner, width)
 
 
 def _ratio(part, whole):
@@ -269,11 +277,25 @@ def _ratio(part, whole):
 def variant_of(shapes):
     """The variant's name (`"F0"`, `"F4+"`) that has these shapes, or `None`.
 
-    The head is not compared.
+    The head and the channels of the images are not compared.
     """
-    body = {key: shape for key, shape in shapes.items() if not is_head(key)}
+    body = {
+        key: shape
+        for key, shape in shapes.items()
+        if not is_head(key) and key != "stem_conv0/kernel"
+    }
     blocks = len(block_order(body))
+    widths = {
+        shape for key, shape in body.items() if key.endswith("/conv2/bias")
+    }
     for name, config in VARIANTS.items():
-        if sum(config.depths) == blocks and expected_shapes(config) == body:
+        if (
+            sum(config.depths) != blocks
+            or {(width,) for width in config.widths} != widths
+        ):
+            continue
+        expected = expected_shapes(config)
+        del expected["stem_conv0/kernel"]
+        if expected == body:
             return name
     return None

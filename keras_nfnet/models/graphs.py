@@ -1,0 +1,25 @@
+"""The functional graph of a Keras model, for all that walks through one."""
+
+import keras
+
+
+def functional_graph(model):
+    """The functional model itself, or that of a sequential one.
+
+    Raises:
+        ValueError: If `model` is another kind of model.
+    """
+    graph = model
+    if isinstance(model, keras.Sequential):
+        graph = model._functional
+    if not hasattr(graph, "_run_through_graph"):
+        raise ValueError(
+            "`model` must be a functional Keras model, or a sequential one "
+            f"that is built. Received: model={model!r}"
+        )
+    return graph
+
+
+def is_graph(model):
+    """Whether a model is functional, or sequential and built."""
+    return hasattr(getattr(model, "_functional", model), "_run_through_graph")

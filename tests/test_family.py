@@ -3,18 +3,16 @@
 import dataclasses
 import json
 
-import keras
 import numpy as np
 import pytest
 from conftest import FIGURES
 from fill import images, timm_parameter
 from safetensors.numpy import save_file
-from test_reference import filled, network_errors, relative
+from test_reference import network_errors, relative
 
 import keras_nfnet
 from keras_nfnet import NFNet
 from keras_nfnet.variants import TIMM, VARIANTS
-from keras_nfnet.weights import to_haiku_tree
 from keras_nfnet.weights.layout import layout_for
 from keras_nfnet.weights.layouts import TIMM as TIMM_LAYOUTS
 from keras_nfnet.weights.structure import parameters, shapes_of
@@ -84,7 +82,7 @@ def test_network_and_feature_maps_of_timm(figure, tmp_path):
     x = np.concatenate(
         [images(height, width, seed + 100 * i) for i in range(2)], axis=-1
     )[..., :channels]
-    logits = np.asarray(model([x]))
+    logits = np.asarray(model(x))
     assert list(logits.argmax(1)) == figure["argmax"]
     assert (
         relative(logits[:, :8], figure["logits_first8"], np.abs(logits).max())
@@ -93,7 +91,7 @@ def test_network_and_feature_maps_of_timm(figure, tmp_path):
     assert (
         relative(np.linalg.norm(logits, axis=1), figure["logits_norm"]) <= 1e-5
     )
-    maps = keras_nfnet.features(model)([x])
+    maps = keras_nfnet.features(model)(x)
     assert list(maps) == ["P1", "P2", "P3", "P4", "P5"]
     for level, expected in zip(
         maps.values(), figure["feature_maps"], strict=True

@@ -7,7 +7,7 @@ from fill import images
 from test_reference import filled
 
 import keras_nfnet
-from keras_nfnet.export.folded_layers import PlainBlock, PlainConvolution
+from keras_nfnet.export.folded_layers import PlainConvolution
 from keras_nfnet.layers import (
     ScaledActivation,
     ScaledWSConv2D,
@@ -16,16 +16,36 @@ from keras_nfnet.layers import (
     StochasticDepth,
 )
 from keras_nfnet.models.nf_block import NFBlock
+from keras_nfnet.variants import TIMM, Stem
 
+LIGHT_STEM = Stem((1.0,), (2,))
+POOLED_STEM = Stem((16,), (2,), kernel_size=7, max_pool=True)
 WIDTHS, DEPTHS = (32, 64), (1, 2)
-SCALED = (ScaledActivation, ScaledWSConv2D, SkipInit, SqueezeExcite, NFBlock)
+SCALED = (ScaledActivation, ScaledWSConv2D, SkipInit, NFBlock)
 
 
 def network(config=None, **options):
     config = {"group_width": 16, **(config or {})}
     options = {"weights": None, "classes": 10, **options}
     config = keras_nfnet.NFNetConfig(WIDTHS, DEPTHS, **config)
-    return filled(keras_nfnet.NFNet(config, **options), 0)
+    return randomized(keras_nfnet.NFNet(config, **options))
+
+
+def randomized(model, seed=0):
+    """Gives every variable values that hide nothing."""
+    generator = np.random.default_rng(seed)
+    for variable in model.weights:
+        noise = generator.normal(size=variable.shape)
+        name = variable.name
+        if name in ("gain", "skip_gain"):
+            noise = {"gain": 1, "skip_gain": 0.5}[name] + 0.1 * noise
+        elif name == "bias":
+            noise = 0.1 * noise
+        else:
+            fan_in = max(1, np.prod(variable.shape[:-1]))
+            noise = (noise + 0.25) / np.sqrt(fan_in)
+        variable.assign(noise)
+    return model
 
 
 def check_same(model, x, bound=1e-5):
@@ -48,6 +68,12 @@ def layers_of(model):
         {"group_width": (12, 32), "se_ratio": 0.25},
         {"final_conv_mult": 1.0, "alpha": 1.0, "bottleneck_ratio": 1.0},
         {"drop_rate": 0.3, "stochastic_depth_rate": 0.25},
+        {"attention": "eca", "attention_position": "middle", **TIMM},
+        {"attention": "eca", "stem": LIGHT_STEM, **TIMM},
+        {"attention_position": "middle", "group_width": 2},
+        {"attention": None, "stem": POOLED_STEM, "shortcut": "strided"},
+        {"attention": "eca", "stem": POOLED_STEM, "activation": "relu"},
+        {"stem": POOLED_STEM, "final_conv_mult": None, **TIMM},
     ],
     ids=str,
 )
@@ -56,6 +82,8 @@ def test_every_configuration_keeps_its_outputs(config):
     folded = check_same(model, images(40, 33, 0))
     layers = layers_of(folded)
     assert not [layer for layer in layers if isinstance(layer, SCALED)]
+    gates = [x for x in layers if isinstance(x, SqueezeExcite)]
+    assert all(gate.scale == 1 for gate in gates)
     assert not [
         layer
         for layer in layers
@@ -93,8 +121,13 @@ def test_every_skip_gain_keeps_the_outputs(gain):
     block.skip_init.skip_gain.assign(gain)
     folded = check_same(model, images(16, 16, 0))
     plain = folded.get_layer("stage2_block1")
-    assert isinstance(plain, PlainBlock)
-    assert len(plain.convolutions) == (0 if gain == 0 else 4)
+    convolutions = [
+        layer for layer in plain.layers if isinstance(layer, PlainConvolution)
+    ]
+    assert len(convolutions) == (0 if gain == 0 else 4)
+    # A gain too small to divide by stays a factor.
+    kinds = [type(layer) for layer in plain.layers]
+    assert (keras.layers.Rescaling in kinds) == (gain == 1e-6)
 
 
 def test_a_head_of_the_users_own_and_a_model_in_a_model_are_folded():

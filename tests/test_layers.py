@@ -17,7 +17,8 @@ from keras_nfnet.layers import (
     standardize,
 )
 from keras_nfnet.layers.initializers import ScaledNormal
-from keras_nfnet.models.nf_block import GlobalAveragePooling, NFBlock
+from keras_nfnet.layers.pooling import GlobalAveragePooling
+from keras_nfnet.models.nf_block import NFBlock
 
 LAYERS = {
     "convolution": lambda: ScaledWSConv2D(12, 3, strides=2),
@@ -321,13 +322,13 @@ def test_exports_take_the_form_that_every_device_runs(monkeypatch):
     from keras_nfnet.layers import grouped_convolution
 
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
-    layer = ScaledWSConv2D(16, 3, groups=4)
-    layer.build((None, 8, 8, 8))
+    layer = ScaledWSConv2D(128, 3, groups=4)
+    layer.build((None, 8, 8, 128))
 
     def convolutions():
         graph = (
             tf.function(lambda x: layer(x), jit_compile=False)
-            .get_concrete_function(tf.TensorSpec((None, 8, 8, 8)))
+            .get_concrete_function(tf.TensorSpec((None, 8, 8, 128)))
             .graph
         )
         return [op.type for op in graph.get_operations()].count("Conv2D")

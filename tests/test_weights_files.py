@@ -182,8 +182,7 @@ def rewrite(kind, path, tree):
     """Writes a tree that need not be sound."""
     from safetensors.numpy import save_file
 
-    from keras_nfnet.weights import files as opened
-    from keras_nfnet.weights.layouts import HAIKU
+    from keras_nfnet.weights.layouts import HAIKU, KERAS_H5, OWN, TIMM_DEEP
 
     if kind == "deepmind":
         path.write_bytes(pickle.dumps(tree))
@@ -191,9 +190,9 @@ def rewrite(kind, path, tree):
     flat = {f"{m}:{p}": v for m in tree for p, v in tree[m].items()}
     keys = dict(HAIKU[-1].keys(flat).items())
     layout = {
-        "own": opened.OwnLayout,
-        "timm": opened.TimmLayout,
-        "keras": opened.KerasH5Layout,
+        "own": OWN,
+        "timm": TIMM_DEEP,
+        "keras": KERAS_H5,
     }[kind]
     names = layout.names(keys.values())
     arrays = {

@@ -117,7 +117,7 @@ def test_imagenet_loads_timms_file(published, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub, "try_to_load_from_cache", lambda *_: None
     )
-    monkeypatch.setitem(module._REPOSITORIES, "tiny", REPO)
+    monkeypatch.setitem(module.REPOSITORIES, "tiny", REPO)
     from keras_nfnet.weights.load import load_pretrained, pretrained_path
 
     target = build()

@@ -50,7 +50,7 @@ def features(model, levels=None):
             f"Received: levels={levels!r}"
         )
     return keras.Model(
-        model.inputs,
+        model.input,
         {level: outputs[level] for level in levels},
         name=f"{model.name}_features",
     )

@@ -112,6 +112,10 @@ def decode_picture(source):
             if picture.mode.startswith("I"):  # 16-bit grayscale
                 pixels = np.clip(np.asarray(picture), 0, 65535) >> 8
                 pixels = np.stack([pixels] * 3, axis=-1).astype("uint8")
+            elif picture.mode == "F":
+                raise ValueError("its pixels are floats of an unknown range")
+            elif picture.format == "GIF":
+                pixels = _first_frame(picture)
             else:
                 pixels = np.array(picture.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise many types.
@@ -126,6 +130,13 @@ def decode_picture(source):
             f"{pixels.shape}"
         )
     return pixels
+
+
+def _first_frame(gif):
+    """The first frame alone, black where it is transparent, as TensorFlow."""
+    box = gif.tile[0][1]  # Of the frame, which can be smaller than the screen.
+    pixels = np.array(gif.convert("RGBA").crop(box))
+    return pixels[..., :3] * (pixels[..., 3:] > 0)
 
 
 def evaluation_picture(image, size, margin=EVALUATION_MARGIN):

@@ -270,9 +270,9 @@ def test_malformed_pickle_is_a_value_error(model, tmp_path, name):
 
 
 def test_endless_steps_are_refused(tmp_path, monkeypatch):
-    from keras_nfnet.weights import opcodes
+    from keras_nfnet.weights import pickles
 
-    monkeypatch.setattr(opcodes, "_MOST_OPCODES", 100)
+    monkeypatch.setattr(pickles, "_MOST_STEPS", 100)
     with pytest.raises(ValueError, match="more steps"):
         read_bytes(b"\x80\x04" + b"N0" * 1000 + b"N.", tmp_path)
 

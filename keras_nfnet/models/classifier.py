@@ -1,20 +1,24 @@
 """The model class that every builder returns, with its training step."""
 
 import keras
-from keras import ops
 
-from keras_nfnet.optimizers.clipped import ClippedOptimizer
+from keras_nfnet.optimizers.arguments import number, positive
+from keras_nfnet.optimizers.composed import (
+    clipped_fraction,
+    parts_of,
+    rate_logs,
+)
 
 if keras.backend.backend() == "tensorflow":
     from keras_nfnet.models.tensorflow_step import TrainingStep
 elif keras.backend.backend() == "jax":
     from keras_nfnet.models.jax_step import TrainingStep
+elif keras.backend.backend() == "torch":
+    from keras_nfnet.models.torch_step import TrainingStep
 else:
 
     class TrainingStep:
-        """Other backends: Keras's own step."""
-
-        sam_step = None
+        """Other backends do not train."""
 
         def refuse_what_the_engine_cannot(self):
             """Nothing is known of other backends."""
@@ -38,61 +42,88 @@ class NFNetModel(TrainingStep, keras.Model):
     Adaptive gradient clipping itself lives in the optimizer, the only place
     that sees the gradient summed over replicas. Sharpness-Aware
     Minimization (SAM) is in the step: the gradient is taken at
-    `w + sam_rho * g / ‖g‖`, with g the gradient of the whole batch, summed
-    over replicas, at w, and both with the same dropout.
+    `w + sam_rho * g / ‖g‖`, with g the gradient at w of the whole batch or a
+    fraction of it, summed over replicas, and both with the same dropout.
 
     Reference: arXiv:2102.06171; SAM: Foret et al., arXiv:2010.01412.
     """
 
-    def compile(self, *args, sam_rho=None, clipped_by_stage=False, **kwargs):
+    # Names of the logs that are not Keras's own.
+    _own_logs = ()
+
+    def compile(
+        self,
+        *args,
+        sam_rho=None,
+        sam_fraction=1.0,
+        clipped_by_stage=False,
+        **kwargs,
+    ):
         """Configures the model for training, as `keras.Model.compile`.
 
         Args:
             *args: As for `keras.Model.compile`.
             sam_rho: Radius of SAM, above 0; `None` for no SAM. SAM takes two
                 gradients a step, and twice the time.
+            sam_fraction: The share of each batch, in (0, 1], on which SAM's
+                first gradient, the ascent, is taken: evenly spread examples,
+                at least one, of each replica's part. The step then takes
+                about `1 + sam_fraction` of the time. Below 1 the loss and
+                the metrics are those at the point uphill, since only there
+                the whole batch is seen.
             clipped_by_stage: Whether to log the fraction of clipped units
                 also by stage, as `clipped_stem`, `clipped_stage1`, … and
                 `clipped_head`.
             **kwargs: As for `keras.Model.compile`.
 
         Raises:
-            ValueError: If `sam_rho` is not above 0, or the engine that the
-                model was built under cannot do what is asked for; the
-                message says what to do instead.
+            ValueError: If `sam_rho` or `sam_fraction` is out of range, SAM
+                is to accumulate gradients, or the engine that the model was
+                built under cannot do what is asked for; the message says
+                what to do instead.
 
         Example:
 
         >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
         >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
         >>> optimizer = keras_nfnet.SGDAGC(0.1, ema_decay=0.999)
-        >>> model.compile(optimizer, "categorical_crossentropy", sam_rho=0.05)
+        >>> model.compile(
+        ...     optimizer,
+        ...     "categorical_crossentropy",
+        ...     sam_rho=0.05,
+        ...     sam_fraction=0.2,
+        ... )
         >>> model.get_compile_config()["sam_rho"]
         0.05
 
-        Reference: SAM: Foret et al., arXiv:2010.01412.
+        Reference: SAM: Foret et al., arXiv:2010.01412; on a fifth of each
+        batch: arXiv:2102.06171, appendix.
         """
-        if sam_rho is not None and not (
-            isinstance(sam_rho, int | float) and sam_rho > 0
-        ):
-            raise ValueError(
-                "`sam_rho` must be a number above 0, or `None` for no SAM. "
-                f"Received: sam_rho={sam_rho!r}"
-            )
-        if sam_rho is not None and self.sam_step is None:
-            raise ValueError(
-                "`sam_rho` needs the TensorFlow or the JAX backend. "
-                f"Received: the {keras.backend.backend()} backend"
-            )
+        sam_rho = positive("sam_rho", sam_rho, optional=True)
+        sam_fraction = number(
+            "sam_fraction", sam_fraction, lambda v: 0 < v <= 1, "in (0, 1]"
+        )
         super().compile(*args, **kwargs)
         self._sam_rho = sam_rho
+        self._sam_fraction = sam_fraction
         self._clipped_by_stage = bool(clipped_by_stage)
+        for part in parts_of(self.optimizer):
+            if sam_rho is not None and part.gradient_accumulation_steps:
+                raise ValueError(
+                    "SAM needs the gradient of the whole batch before it "
+                    "takes the second, and so cannot accumulate gradients: "
+                    "leave out `sam_rho` or `gradient_accumulation_steps`. "
+                    f"Received: sam_rho={sam_rho!r}, "
+                    "gradient_accumulation_steps="
+                    f"{part.gradient_accumulation_steps}"
+                )
         self.refuse_what_the_engine_cannot()
 
     def get_compile_config(self):
         config = super().get_compile_config()
         if config and self.compiled:
             config["sam_rho"] = self._sam_rho
+            config["sam_fraction"] = self._sam_fraction
             config["clipped_by_stage"] = self._clipped_by_stage
         return config
 
@@ -102,31 +133,80 @@ class NFNetModel(TrainingStep, keras.Model):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def step_logs(self):
-        """What the step just made reports beside the loss and the metrics."""
-        # mixed_float16 wraps the optimizer, which then holds the schedule.
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        logs = {"learning_rate": _rate_of_last_step(optimizer)}
-        if isinstance(optimizer, ClippedOptimizer) and optimizer.clipping:
-            logs["clipped"] = optimizer.clipped_fraction()
+    def save(self, filepath, *args, **kwargs):
+        """Saves the model to a `.keras` file, as `keras.Model.save`.
+
+        Args:
+            filepath: Path of the file, which ends in `.keras`.
+            *args: As for `keras.Model.save`.
+            **kwargs: As for `keras.Model.save`.
+
+        Raises:
+            ValueError: If the path ends in `.h5` or `.hdf5`: that format
+                has no place for SAM's settings, and its files do not name
+                this class so that Keras could load them.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "A model of this package cannot be saved in Keras's legacy "
+                "HDF5 format. Use a path that ends in `.keras`, or "
+                "`save_weights` with one that ends in `.weights.h5`. "
+                f"Received: filepath={str(filepath)!r}"
+            )
+        return super().save(filepath, *args, **kwargs)
+
+    def train_on_batch(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        class_weight=None,
+        return_dict=False,
+    ):
+        """Runs one step on one batch, as `keras.Model.train_on_batch`.
+
+        Args:
+            x: As for `keras.Model.train_on_batch`, as all that follow.
+            y: Targets.
+            sample_weight: Weights of the examples, or `None`.
+            class_weight: Weights of the classes, or `None`.
+            return_dict: Whether to return a dictionary, with the model's
+                own logs, or as Keras does the loss and the metrics alone.
+        """
+        logs = super().train_on_batch(
+            x,
+            y,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            return_dict=True,
+        )
+        if return_dict:
+            return logs
+        for name in self._own_logs:
+            logs.pop(name, None)
+        return self._flatten_metrics_in_order(logs)
+
+    def with_own_logs(self, logs):
+        """Adds what the step just made reports beside loss and metrics."""
+        own = rate_logs(self.optimizer)
+        clipped = clipped_fraction(self.optimizer)
+        if clipped is not None:
+            own["clipped"] = clipped
             if self._clipped_by_stage:
                 for stage in (*_STAGES, "head"):
-                    logs[f"clipped_{stage}"] = optimizer.clipped_fraction(
-                        lambda path, stage=stage: _stage(path) == stage
+                    own[f"clipped_{stage}"] = clipped_fraction(
+                        self.optimizer,
+                        lambda path, stage=stage: _stage(path) == stage,
                     )
-        return logs
+        # A metric of the user's keeps its name.
+        own = {name: log for name, log in own.items() if name not in logs}
+        self._own_logs = tuple(own)
+        return {**logs, **own}
 
 
 def _stage(path):
-    first = path.split("/")[0].split("_")[0]
-    return first if first in _STAGES else "head"
-
-
-def _rate_of_last_step(optimizer):
-    schedule = getattr(optimizer, "_learning_rate", None)
-    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        # Of accumulated gradients only the last makes a step.
-        step = ops.maximum(optimizer._iterations - 1, 0)
-        step = step // (optimizer.gradient_accumulation_steps or 1)
-        return ops.cast(schedule(step), "float32")
-    return ops.cast(optimizer.learning_rate, "float32")
+    for part in path.split("/"):
+        first = part.split("_")[0]
+        if first in _STAGES:
+            return first
+    return "head"

@@ -7,7 +7,7 @@ whole batch all the same: JAX puts the sums in.
 import jax
 import keras
 
-from keras_nfnet.models.sam import sam_perturbation
+from keras_nfnet.models.sam import share_of, uphill
 
 
 class TrainingStep:
@@ -23,18 +23,24 @@ class TrainingStep:
             zip(self.optimizer.variables, optimizer_variables, strict=True)
         )
         with keras.StatelessScope(state_mapping=mapping):
-            return {**logs, **self.step_logs()}, state
+            return self.with_own_logs(logs), state
 
     def sam_step(self, state, data):
-        """One step whose gradient is taken uphill."""
+        """Keras's own step, but for where the gradient is taken.
+
+        What it reports and keeps (loss, metrics, statistics, random state)
+        is that of the pass over the whole batch: at the weights, or, where
+        that one sees a fraction of the batch, uphill.
+        """
         trainable, non_trainable, optimizer_variables, metrics = state
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        gradients_of = jax.value_and_grad(
+            self.compute_loss_and_updates, has_aux=True
+        )
 
-        def gradients_at(values):
+        def gradients_at(values, x, y, sample_weight):
             # Both passes start from the same random state.
-            return jax.value_and_grad(
-                self.compute_loss_and_updates, has_aux=True
-            )(
+            (_, aux), gradients = gradients_of(
                 values,
                 non_trainable,
                 metrics,
@@ -44,31 +50,36 @@ class TrainingStep:
                 training=True,
                 optimizer_variables=optimizer_variables,
             )
+            return aux, gradients
 
-        (_, (loss, y_pred, new_non_trainable, new_metrics)), gradients = (
-            gradients_at(trainable)
+        fraction = self._sam_fraction
+        kept, gradients = gradients_at(
+            trainable,
+            *share_of((x, y, sample_weight), fraction, _data_shards()),
         )
-        uphill = [
-            value + step
-            for value, step in zip(
-                trainable,
-                sam_perturbation(gradients, self._sam_rho),
-                strict=True,
-            )
-        ]
-        _, gradients = gradients_at(uphill)
+        last, gradients = gradients_at(
+            uphill(trainable, gradients, self._sam_rho), x, y, sample_weight
+        )
+        if fraction < 1:
+            kept = last
+        loss, y_pred, non_trainable, metrics = kept
         trainable, optimizer_variables = self.optimizer.stateless_apply(
             optimizer_variables, gradients, trainable
         )
-        logs, new_metrics = self._update_metrics_variables(
-            new_metrics, loss, x, y, y_pred, sample_weight
+        logs, metrics = self._update_metrics_variables(
+            metrics, loss, x, y, y_pred, sample_weight
         )
-        return logs, (
-            trainable,
-            new_non_trainable,
-            optimizer_variables,
-            new_metrics,
-        )
+        return logs, (trainable, non_trainable, optimizer_variables, metrics)
 
     def refuse_what_the_engine_cannot(self):
         """JAX computes what is asked for on one device or many."""
+
+
+def _data_shards():
+    """Devices, or groups of devices, that a batch is spread over."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return 1
+    mesh = distribution.device_mesh
+    axis = mesh.axis_names.index(distribution.batch_dim_name)
+    return mesh.shape[axis]

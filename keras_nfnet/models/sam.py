@@ -1,23 +1,76 @@
-"""Sharpness-Aware Minimization: the step uphill.
+"""Sharpness-Aware Minimization: the step uphill, and on which examples.
 
 Reference: Foret et al., arXiv:2010.01412.
 """
 
-from keras import ops
+import numpy as np
+from keras import ops, tree
 
 
-def sam_perturbation(gradients, rho):
-    """SAM's step uphill, `rho * g / ‖g‖`, over all gradients together.
+def uphill(values, gradients, rho):
+    """The point `w + rho * g / ‖g‖`, ‖g‖ over all gradients together.
+
+    Args:
+        values: The weights w, as tensors.
+        gradients: Their gradients g; `None` where there is none.
+        rho: SAM's radius.
+
+    Returns:
+        A list of tensors like `values`.
 
     Reference: arXiv:2010.01412, eq. 2.
     """
-    present = [gradient for gradient in gradients if gradient is not None]
-    total = sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g in present)
-    # 1e-12 guards a gradient of zero, as in the authors' code of SAM.
-    factor = rho / (ops.sqrt(total) + 1e-12)
+    full = [None if g is None else ops.cast(g, "float32") for g in gradients]
+    present = [g for g in full if g is not None]
+    # Divided by the largest value, the squares of no gradient overflow.
+    largest = ops.max(ops.stack([ops.max(ops.abs(g)) for g in present]))
+    # The smallest normal number guards a gradient of zero.
+    largest = ops.maximum(largest, float(np.finfo("float32").tiny))
+    norm = ops.sqrt(sum(ops.sum(ops.square(g / largest)) for g in present))
+    factor = rho / ops.maximum(norm, 1e-12)
     return [
-        None
-        if gradient is None
-        else gradient * ops.cast(factor, gradient.dtype)
-        for gradient in gradients
+        value
+        if g is None
+        else value + ops.cast(g / largest * factor, value.dtype)
+        for value, g in zip(values, full, strict=True)
     ]
+
+
+def share_of(data, fraction, parts=1):
+    """A fraction of the examples of a batch, evenly spread over it.
+
+    Args:
+        data: Tensors, in any structure, whose first axis is the batch.
+        fraction: The share of the examples, in (0, 1]; rounded, and at
+            least one.
+        parts: Parts of the batch that lie on devices of their own; each
+            gives its share. A batch that they do not divide is one part.
+
+    Returns:
+        `data` with a shorter first axis.
+    """
+    if fraction == 1:
+        return data
+
+    def of(x):
+        size = x.shape[0]
+        if size is None:
+            size = ops.shape(x)[0]
+            return ops.take(x, _spread(size, fraction), axis=0)
+        count = parts if size % parts == 0 else 1
+        # Taken along an axis that is not spread over the devices.
+        x = ops.reshape(x, (count, size // count, *x.shape[1:]))
+        x = ops.take(x, _spread(size // count, fraction), axis=1)
+        return ops.reshape(x, (-1, *x.shape[2:]))
+
+    return tree.map_structure(of, data)
+
+
+def _spread(size, fraction):
+    """Indices of `round(size * fraction)` of `size` examples."""
+    if isinstance(size, int):
+        count = max(1, round(size * fraction))
+        return np.arange(count) * size // count
+    count = ops.round(ops.cast(size, "float32") * fraction)
+    count = ops.maximum(ops.cast(count, "int32"), 1)
+    return ops.arange(count) * size // count

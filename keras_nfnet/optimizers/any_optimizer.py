@@ -6,10 +6,17 @@ import inspect
 import keras
 from keras import ops
 
+from keras_nfnet.optimizers.arguments import checked_rate, not_negative
 from keras_nfnet.optimizers.clipped import (
-    NOT_CLIPPED,
+    CLASSIFIER,
     ClippedOptimizer,
     refuse_keras_clipping,
+)
+
+_WRAPPERS = tuple(
+    getattr(keras.optimizers, name)
+    for name in ("LossScaleOptimizer", "MultiOptimizer")
+    if hasattr(keras.optimizers, name)
 )
 
 
@@ -35,8 +42,9 @@ def with_agc(optimizer_class):
         `with_agc` before loading.
 
     Raises:
-        ValueError: If it is no optimizer class, wraps another optimizer, or
-            clips already; on creation, on `clipnorm` and its like.
+        ValueError: If it is no optimizer class, wraps other optimizers, or
+            clips already; on creation, on `clipnorm` and its like, and on
+            a rate or weight decay that is no number from 0 on.
 
     Example:
 
@@ -56,9 +64,9 @@ def with_agc(optimizer_class):
             "`keras.optimizers.AdamW`, not an instance. "
             f"Received: optimizer_class={optimizer_class!r}"
         )
-    if issubclass(optimizer_class, keras.optimizers.LossScaleOptimizer):
+    if issubclass(optimizer_class, _WRAPPERS):
         raise ValueError(
-            "`optimizer_class` must not wrap another optimizer; wrap the one "
+            "`optimizer_class` must not wrap other optimizers; wrap those "
             "with AGC instead: `LossScaleOptimizer(with_agc(SGD)(0.1))`. "
             f"Received: optimizer_class={optimizer_class!r}"
         )
@@ -74,11 +82,11 @@ def with_agc(optimizer_class):
             *args,
             clipping=0.01,
             eps=1e-3,
-            exclude_from_clipping=NOT_CLIPPED,
+            exclude_from_clipping=CLASSIFIER,
             ema_decay=None,
             **kwargs,
         ):
-            refuse_keras_clipping(kwargs)
+            args, kwargs = _checked(optimizer_class, args, kwargs)
             super().__init__(*args, **kwargs)
             self.setup_agc(clipping, eps, exclude_from_clipping, ema_decay)
 
@@ -86,7 +94,12 @@ def with_agc(optimizer_class):
             if self.built:
                 return
             super().build(variables)
-            self._decays = [self._decay_of(variable) for variable in variables]
+            self._decays = [
+                None if is_vector else self._decay_of(variable)
+                for variable, is_vector in zip(
+                    variables, self._is_vector, strict=True
+                )
+            ]
 
         def _decay_of(self, variable):
             if not self._use_weight_decay(variable):
@@ -118,6 +131,23 @@ def with_agc(optimizer_class):
     )
 
 
+def _checked(optimizer_class, args, kwargs):
+    """The arguments of an optimizer, with its rates checked by name."""
+    signature = inspect.signature(optimizer_class.__init__)
+    bound = signature.bind_partial(None, *args, **kwargs)
+    # Keyword arguments are either by name or within `**kwargs`.
+    for arguments in (bound.arguments, bound.arguments.get("kwargs", {})):
+        refuse_keras_clipping(arguments)
+        if "learning_rate" in arguments:
+            arguments["learning_rate"] = checked_rate(
+                arguments["learning_rate"]
+            )
+        for name in ("weight_decay", "adam_weight_decay"):
+            if name in arguments:
+                arguments[name] = not_negative(name, arguments[name], True)
+    return bound.args[1:], bound.kwargs
+
+
 def register_all():
     """Makes Keras's own optimizers with AGC known to its loader."""
     for value in vars(keras.optimizers).values():
@@ -125,6 +155,6 @@ def register_all():
             inspect.isclass(value)
             and issubclass(value, keras.optimizers.Optimizer)
             and value is not keras.optimizers.Optimizer
-            and not issubclass(value, keras.optimizers.LossScaleOptimizer)
+            and not issubclass(value, _WRAPPERS)
         ):
             with_agc(value)

@@ -2,20 +2,25 @@
 
 Keras sums the gradients over replicas, unscales and accumulates them before
 it calls `update_step`, and nowhere else is the gradient of the whole batch
-at hand. So everything here happens in `update_step`.
+at hand. So clipping happens in `update_step`.
 """
 
 import keras
 from keras import ops
 
-from keras_nfnet.optimizers.clipping import (
-    check_clipping,
-    clip_units,
-    units_of,
+from keras_nfnet.optimizers.arguments import number, positive
+from keras_nfnet.optimizers.clipping import clip_units, number_of_units
+from keras_nfnet.optimizers.head import head_kernels
+from keras_nfnet.optimizers.owners import (
+    axes_of_unit,
+    is_vector,
+    live_layers,
+    owners_of,
 )
+from keras_nfnet.optimizers.rules import Rule
 
-# The classifier's kernel is never clipped; arXiv:2102.06171, section 4.1.
-NOT_CLIPPED = ("predictions/kernel",)
+# The default of `exclude_from_clipping`: the classifier's kernel.
+CLASSIFIER = "classifier"
 KERAS_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
@@ -28,40 +33,63 @@ class ClippedOptimizer:
     weights follows, if there is one.
     """
 
-    def setup_agc(
-        self,
-        clipping,
-        eps,
-        exclude_from_clipping,
-        ema_decay,
-    ):
+    # Whether the gradient of the step being made is finite; `None` between
+    # steps.
+    _finite = None
+
+    def setup_agc(self, clipping, eps, exclude_from_clipping, ema_decay):
         """Checks and stores the arguments; call after `super().__init__`."""
-        if clipping is not None:
-            check_clipping(clipping, eps)
-        if ema_decay is not None and not 0 < ema_decay < 1:
+        self.clipping = positive("clipping", clipping, optional=True)
+        self.eps = positive("eps", eps)
+        self.ema_decay = number(
+            "ema_decay", ema_decay, lambda v: 0 < v < 1, "in (0, 1)", True
+        )
+        if self.use_ema and self.ema_decay:
             raise ValueError(
-                "`ema_decay` must be in (0, 1), or `None` for no average. "
-                f"Received: ema_decay={ema_decay!r}"
+                "`use_ema` and `ema_decay` are two averages of the weights; "
+                "set one. Received: "
+                f"use_ema={self.use_ema}, ema_decay={ema_decay!r}"
             )
-        self.clipping = clipping
-        self.eps = eps
-        self.exclude_from_clipping = as_rule(exclude_from_clipping)
-        self.ema_decay = ema_decay
-        self._finite = None
+        # `None` stands for the classifier.
+        self._not_clipped = None
+        if not _is_classifier(exclude_from_clipping):
+            self._not_clipped = Rule(
+                "exclude_from_clipping", exclude_from_clipping
+            )
+        parts = self.gradient_accumulation_steps
+        if parts and (isinstance(parts, bool) or parts != int(parts)):
+            raise ValueError(
+                "`gradient_accumulation_steps` must be an integer from 2 on, "
+                f"or `None`. Received: gradient_accumulation_steps={parts!r}"
+            )
 
     def build(self, variables):
         if self.built:
             return
-        super().build(variables)
         # Inside update_step a variable is the backend's own, without a
         # path: remember by index.
-        self._is_clipped = [
-            self.clipping is not None
-            and not matches(self.exclude_from_clipping, variable)
-            for variable in variables
+        layers = live_layers()
+        owners = owners_of(variables, layers)
+        self._is_vector = [
+            is_vector(variable, owner)
+            for variable, owner in zip(variables, owners, strict=True)
         ]
+        self._is_clipped = self._which_are_clipped(variables, layers)
+        self._unit_axes = [
+            axes_of_unit(variable, owner) if is_clipped else None
+            for variable, owner, is_clipped in zip(
+                variables, owners, self._is_clipped, strict=True
+            )
+        ]
+        super().build(variables)
         self._paths = [variable.path for variable in variables]
-        self._units = [units_of(variable.shape) for variable in variables]
+        self._steps_made = self.add_variable((), dtype="int", name="steps_made")
+        self._rate_used = self.add_variable(
+            (),
+            dtype="float32",
+            aggregation="only_first_replica",
+            name="learning_rate_used",
+        )
         self._clipped_units = [
             self.add_variable((), dtype="float32", name=f"clipped_units_{i}")
             if is_clipped
@@ -74,44 +102,115 @@ class ClippedOptimizer:
             else []
         )
 
-    def apply(self, grads, trainable_variables=None):
-        super().apply(_spread_non_finite(grads), trainable_variables)
+    def _which_are_clipped(self, variables, layers):
+        if self.clipping is None:
+            return [False] * len(variables)
+        if self._not_clipped is None:
+            head = {id(v) for v in head_kernels(self, variables, layers)}
+            return [id(variable) not in head for variable in variables]
+        return [not named for named in self._not_clipped.names(variables)]
+
+    @property
+    def learning_rate(self):
+        """The rate of the next step; a schedule counts optimizer steps.
+
+        NOTE: Keras's own optimizers hand a schedule the number of batches,
+        which counts each part of an accumulated one.
+        """
+        rate = self._learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            return rate(self.iterations)
+        return super().learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        keras.optimizers.Optimizer.learning_rate.fset(self, value)
+
+    @property
+    def iterations(self):
+        """Optimizer steps; within one, those that were not skipped.
+
+        The optimizers correct the bias of their moments by it, and a
+        skipped step leaves the moments alone.
+        """
+        return super().iterations if self._finite is None else self._steps_made
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        # The whole step is skipped, on all replicas, if one value of one
+        # gradient is not finite: a NaN survives the sum over replicas.
+        grads = [ops.convert_to_tensor(gradient) for gradient in grads]
+        finite = ops.all(
+            ops.stack([ops.all(ops.isfinite(gradient)) for gradient in grads])
+        )
+        poison = ops.where(finite, 0.0, float("nan"))
+        grads = [
+            gradient + ops.cast(poison, gradient.dtype) for gradient in grads
+        ]
+        self._rate_used.assign(ops.cast(learning_rate, "float32"))
+        self._last = self._get_variable_index(trainable_variables[-1])
+        self._finite = finite
+        try:
+            super()._backend_update_step(
+                grads, trainable_variables, learning_rate
+            )
+        finally:
+            self._finite = None
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
-        # A sum is finite only if all its terms are.
-        finite = ops.isfinite(ops.sum(ops.cast(gradient, "float32")))
-        before = ops.copy(variable) if self._averages else None
-        if self._is_clipped[index]:
-            gradient, count = clip_units(
-                gradient, variable, self.clipping, self.eps
-            )
-            # NaN says that the step was skipped.
-            count = ops.where(finite, count, ops.full_like(count, float("nan")))
-            self.assign(self._clipped_units[index], count)
-        self._finite = finite
+        finite = ops.all(ops.isfinite(gradient))
+        outer, self._finite = self._finite, finite
         try:
+            if self._is_clipped[index]:
+                gradient = self._clip(gradient, variable, index)
+            average = self._averages[index] if self._averages else None
+            if average is not None:
+                before = self._average_before(average, variable)
             self.clipped_step(gradient, variable, learning_rate, index)
-            if self._averages:
-                self._average(variable, before, index)
+            if average is not None:
+                self._follow(average, before, variable)
+            if index == self._last:
+                self.assign_add(self._steps_made, 1)
         finally:
-            self._finite = None
+            self._finite = outer
+
+    def _clip(self, gradient, variable, index):
+        gradient, count = clip_units(
+            gradient, variable, self.clipping, self.eps, self._unit_axes[index]
+        )
+        # NaN says that the step was skipped.
+        count = ops.where(self._finite, count, float("nan"))
+        super().assign(self._clipped_units[index], count)
+        return gradient
 
     def clipped_step(self, gradient, variable, learning_rate, index):
         """The optimizer itself, on the clipped gradient of one variable."""
         raise NotImplementedError
 
-    def _average(self, variable, before, index):
-        # t counts from 0; the average starts as the weights before the
-        # first step. min(d, (1 + t) / (10 + t)): the authors' ema_update.
-        t = ops.cast(self.iterations, "float32")
+    def _average_before(self, average, variable):
+        """The average before this step: the weights, if it is the first."""
+        is_first = ops.equal(self._steps_made, 0)
+        if keras.backend.backend() == "jax":  # XLA fuses what it does not copy.
+            return ops.where(
+                is_first,
+                ops.convert_to_tensor(variable),
+                ops.convert_to_tensor(average),
+            )
+        return ops.cond(
+            is_first,
+            lambda: ops.copy(variable),
+            lambda: ops.convert_to_tensor(average),
+        )
+
+    def _follow(self, average, before, variable):
+        # min(d, (1 + t) / (10 + t)), t steps made before this one: the
+        # authors' ema_update.
+        t = ops.cast(self._steps_made, "float32")
         decay = ops.minimum(self.ema_decay, (1.0 + t) / (10.0 + t))
         decay = ops.cast(decay, variable.dtype)
-        average = self._averages[index]
-        previous = ops.where(t == 0, before, ops.convert_to_tensor(average))
-        value = decay * previous + (1 - decay) * ops.convert_to_tensor(variable)
-        self.assign(average, value)
+        now = ops.convert_to_tensor(variable)
+        self.assign(average, decay * before + (1 - decay) * now)
 
     # While a step is made, these keep a gradient that is not finite from
     # the weights and from the optimizer's own variables.
@@ -138,48 +237,72 @@ class ClippedOptimizer:
 
     @property
     def averages(self):
-        """Moving averages by the path of the variable they follow."""
+        """`(variable, its moving average)` of each variable that has one."""
         if not self.built or not self._averages:
-            return {}
-        return dict(zip(self._paths, self._averages, strict=True))
+            return []
+        pairs = zip(self._trainable_variables, self._averages, strict=True)
+        return [(v, average) for v, average in pairs if average is not None]
 
-    def clipped_fraction(self, select=None):
-        """Fraction of units that the last step clipped.
+    @property
+    def skipped_steps(self):
+        """Optimizer steps that changed nothing, as an integer tensor."""
+        if not self.built:
+            return ops.zeros((), "int32")
+        return ops.subtract(self.iterations, self._steps_made)
+
+    @property
+    def learning_rate_used(self):
+        """The rate of the last step; 0 before the first."""
+        return ops.add(self._rate_used, 0.0)
+
+    def clipped_counts(self, select=None):
+        """Units that the last step clipped, and how many there are.
 
         Args:
             select: A function from a variable's path to whether it counts;
                 `None` for all that are clipped at all.
 
         Returns:
+            A list of float32 scalars, one for each variable, NaN if the
+            gradient was not finite; and an integer.
+        """
+        chosen = [
+            index
+            for index, is_clipped in enumerate(self._is_clipped)
+            if is_clipped and (select is None or select(self._paths[index]))
+        ]
+        counts = [ops.convert_to_tensor(self._clipped_units[i]) for i in chosen]
+        shapes = [self._trainable_variables[i].shape for i in chosen]
+        axes = [self._unit_axes[i] for i in chosen]
+        return counts, sum(map(number_of_units, shapes, axes))
+
+    def clipped_fraction(self, select=None):
+        """Fraction of units that the last step clipped.
+
+        Args:
+            select: As for `clipped_counts`.
+
+        Returns:
             A float32 scalar; NaN if the gradient was not finite, in which
             case the step changed nothing.
         """
-        chosen = [
-            (count, units)
-            for count, units, path in zip(
-                self._clipped_units, self._units, self._paths, strict=True
-            )
-            if count is not None and (select is None or select(path))
-        ]
-        if not chosen:
-            return ops.zeros((), "float32")
-        total = sum(ops.convert_to_tensor(count) for count, _ in chosen)
-        return total / sum(units for _, units in chosen)
-
-    def agc_config(self):
-        """This mixin's part of `get_config`."""
-        return {
-            "clipping": self.clipping,
-            "eps": self.eps,
-            "exclude_from_clipping": rule_config(self.exclude_from_clipping),
-            "ema_decay": self.ema_decay,
-        }
+        counts, units = self.clipped_counts(select)
+        return sum(counts, ops.zeros((), "float32")) / max(units, 1)
 
     def get_config(self):
         config = super().get_config()
         for argument in KERAS_CLIPPING:
             config.pop(argument, None)
-        return {**config, **self.agc_config()}
+        excluded = CLASSIFIER
+        if self._not_clipped is not None:
+            excluded = self._not_clipped.config()
+        config.update(
+            clipping=self.clipping,
+            eps=self.eps,
+            exclude_from_clipping=excluded,
+            ema_decay=self.ema_decay,
+        )
+        return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -191,6 +314,26 @@ class ClippedOptimizer:
                 )
         return super().from_config(config, custom_objects)
 
+    def __getattr__(self, name):
+        # What Keras's callback SwapEMAWeights looks for.
+        if name == "_model_variables_moving_average" and self.__dict__.get(
+            "ema_decay"
+        ):
+            raise ValueError(
+                "SwapEMAWeights swaps the average of `use_ema=True`. For the "
+                "average of `ema_decay` call `keras_nfnet.ema_model(model)`, "
+                "which leaves the model as it is; or compile with "
+                "`use_ema=True` in place of `ema_decay`. Received: "
+                f"ema_decay={self.ema_decay}"
+            )
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}"
+        )
+
+
+def _is_classifier(rule):
+    return isinstance(rule, str) and rule == CLASSIFIER
+
 
 def refuse_keras_clipping(arguments):
     """Refuses Keras's own clipping arguments."""
@@ -201,53 +344,3 @@ def refuse_keras_clipping(arguments):
                 "gradient clipping; leave it out, or set `clipping`. "
                 f"Received: {argument}={arguments[argument]!r}"
             )
-
-
-def as_rule(rule):
-    """A rule that names variables, in a form that can be saved."""
-    if rule is None:
-        return []
-    if callable(rule):
-        return rule
-    if isinstance(rule, str) or hasattr(rule, "path"):
-        rule = [rule]
-    return [entry if isinstance(entry, str) else entry.path for entry in rule]
-
-
-def rule_config(rule):
-    if callable(rule):
-        return keras.saving.serialize_keras_object(rule)
-    return list(rule)
-
-
-def matches(rule, variable):
-    """Whether a rule names a variable: by function, or end of its path."""
-    if callable(rule):
-        return bool(rule(variable))
-    return any(
-        variable.path == entry or variable.path.endswith(f"/{entry}")
-        for entry in rule
-    )
-
-
-def _spread_non_finite(grads):
-    """Makes all gradients NaN if one value of one is not finite.
-
-    So the step is skipped as a whole, and on all replicas, since the sum
-    over replicas keeps a NaN.
-    """
-    grads = [
-        gradient if gradient is None else ops.convert_to_tensor(gradient)
-        for gradient in grads
-    ]
-    present = [gradient for gradient in grads if gradient is not None]
-    if not present:
-        return grads
-    total = sum(ops.sum(ops.cast(g, "float32")) for g in present)
-    poison = total * 0.0
-    return [
-        None
-        if gradient is None
-        else gradient + ops.cast(poison, gradient.dtype)
-        for gradient in grads
-    ]

@@ -3,23 +3,35 @@
 Reference: arXiv:2102.06171, section 4, eq. 3.
 """
 
+import math
+import numbers
+from collections.abc import Iterable
+
 from keras import ops
 
-# Above this sum of magnitudes the squares of float32 may overflow.
-_LARGE = 1e18
+from keras_nfnet.optimizers.arguments import positive
+
+# The squares of what is below, summed over a unit of 1e10 values, stay
+# within float32.
+_LARGE = 1e14
 
 
-def unitwise_norm(x):
+def unitwise_norm(x, axis=None):
     """Euclidean norm of each unit of a parameter.
 
     Args:
-        x: A tensor of any shape. A vector or scalar is one unit; else
-            each index of the last axis (an output channel of a kernel, an
-            output column of a matrix) is one.
+        x: A tensor of any shape.
+        axis: The axes summed over in one unit, an integer or several.
+            `None` for all but the last: each output channel of a kernel,
+            or output column of a matrix, is one unit. A vector or scalar
+            is then one unit as a whole.
 
     Returns:
         A tensor that broadcasts against `x`: as many axes, each of length 1
-        but for that of the units.
+        but for those of the units.
+
+    Raises:
+        ValueError: If `axis` does not name axes of `x`, each once.
 
     Example:
 
@@ -29,16 +41,12 @@ def unitwise_norm(x):
 
     Reference: arXiv:2102.06171, section 4, eq. 3.
     """
-    axes = None if len(x.shape) < 2 else list(range(len(x.shape) - 1))
-    return ops.sqrt(ops.sum(ops.square(x), axis=axes, keepdims=True))
+    x = ops.convert_to_tensor(x)
+    scale, norm = _scaled_norm(x, unit_axes(x.shape, axis))
+    return scale * norm
 
 
-def units_of(shape):
-    """Number of units of a parameter of a shape."""
-    return 1 if len(shape) < 2 else int(shape[-1])
-
-
-def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3):
+def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3, axis=None):
     """Clips a gradient unit by unit, relative to the parameter's norm.
 
     A unit whose gradient norm exceeds `clipping * max(‖w‖, eps)` is scaled
@@ -52,13 +60,18 @@ def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3):
         clipping: Largest ratio of gradient norm to parameter norm, λ, above
             0.
         eps: Floor of the parameter norm, above 0.
+        axis: The axes summed over in one unit, an integer or several.
+            `None` for all but the last, which is right for dense layers and
+            ordinary convolutions; a vector or scalar is then one unit. For
+            a depthwise kernel `(height, width, channels, multiplier)` it is
+            `(0, 1)`.
 
     Returns:
         A tensor like `gradient`.
 
     Raises:
-        ValueError: If the shapes differ, or `clipping` or `eps` is not
-            above 0.
+        ValueError: If the shapes differ, `clipping` or `eps` is not above
+            0, or `axis` does not name axes of `parameter`, each once.
 
     Example:
 
@@ -70,7 +83,8 @@ def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3):
 
     Reference: arXiv:2102.06171, section 4, eq. 3.
     """
-    check_clipping(clipping, eps)
+    clipping = positive("clipping", clipping)
+    eps = positive("eps", eps)
     gradient = ops.convert_to_tensor(gradient)
     parameter = ops.convert_to_tensor(parameter)
     if tuple(gradient.shape) != tuple(parameter.shape):
@@ -79,10 +93,38 @@ def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3):
             f"gradient of shape {tuple(gradient.shape)}, parameter of shape "
             f"{tuple(parameter.shape)}"
         )
-    return clip_units(gradient, parameter, clipping, eps)[0]
+    axes = unit_axes(parameter.shape, axis)
+    return clip_units(gradient, parameter, clipping, eps, axes)[0]
 
 
-def clip_units(gradient, parameter, clipping, eps):
+def unit_axes(shape, axis=None):
+    """The axes summed over in one unit, as a tuple of numbers from 0."""
+    rank = len(shape)
+    if axis is None:
+        return tuple(range(rank if rank < 2 else rank - 1))
+    entries = list(axis) if isinstance(axis, Iterable) else [axis]
+    if all(_is_integer(entry) and -rank <= entry < rank for entry in entries):
+        axes = tuple(sorted(int(entry) % rank for entry in entries))
+        if len(set(axes)) == len(axes):
+            return axes
+    raise ValueError(
+        f"`axis` must name axes of a tensor of shape {tuple(shape)}, each "
+        f"once, or be `None`. Received: axis={axis!r}"
+    )
+
+
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def number_of_units(shape, axes):
+    """Number of units of a parameter of a shape."""
+    return math.prod(
+        size for index, size in enumerate(shape) if index not in axes
+    )
+
+
+def clip_units(gradient, parameter, clipping, eps, axes):
     """As `adaptive_clip`, unchecked, with the number of units clipped.
 
     Returns:
@@ -90,24 +132,25 @@ def clip_units(gradient, parameter, clipping, eps):
     """
     dtype = gradient.dtype
     full = ops.cast(gradient, "float32")
-    parameter = ops.cast(parameter, "float32")
-    # Dividing by 1 changes nothing; by more, it keeps the squares of an
-    # enormous gradient from overflowing.
-    total = ops.sum(ops.abs(full))
-    scale = ops.where(total > _LARGE, total, ops.ones_like(total))
-    norm = unitwise_norm(full / scale) * scale
-    bound = clipping * ops.maximum(unitwise_norm(parameter), eps)
+    scale, norm = _scaled_norm(full, axes)
+    w_scale, w_norm = _scaled_norm(ops.cast(parameter, "float32"), axes)
+    bound = clipping * ops.maximum(w_scale * w_norm, eps)
     # 1e-6 guards the division, as in the authors' code.
     factor = bound / ops.maximum(norm, 1e-6)
-    exceeds = norm > bound
-    clipped = ops.where(exceeds, full * factor, full)
+    exceeds = scale * norm > bound
+    clipped = ops.where(exceeds, full / scale * factor, full)
     return ops.cast(clipped, dtype), ops.sum(ops.cast(exceeds, "float32"))
 
 
-def check_clipping(clipping, eps):
-    """Refuses bounds that are not numbers above 0."""
-    for name, value in (("clipping", clipping), ("eps", eps)):
-        if isinstance(value, int | float) and not value > 0:
-            raise ValueError(
-                f"`{name}` must be above 0. Received: {name}={value!r}"
-            )
+def _scaled_norm(x, axes):
+    """`(scale, norm)` of each unit, whose product is the Euclidean norm.
+
+    The scale is 1, or the largest magnitude in a unit whose squares would
+    overflow. Dividing by 1 changes no bit.
+    """
+    if not axes:
+        return ops.ones_like(x), ops.abs(x)
+    largest = ops.max(ops.abs(x), axis=axes, keepdims=True)
+    scale = ops.where(largest > _LARGE, largest, ops.ones_like(largest))
+    squares = ops.square(x / scale)
+    return scale, ops.sqrt(ops.sum(squares, axis=axes, keepdims=True))

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_nfnet.optimizers.arguments import not_negative, number, positive
+
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
@@ -35,15 +37,14 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, peak, total_steps, warmup_steps, name="warmup_cosine"):
         super().__init__()
-        if not 0 <= warmup_steps < total_steps:
-            raise ValueError(
-                "`warmup_steps` must be in [0, total_steps). Received: "
-                f"warmup_steps={warmup_steps!r}, total_steps={total_steps!r}"
-            )
-        if not peak >= 0:
-            raise ValueError(
-                f"`peak` must not be negative. Received: peak={peak!r}"
-            )
+        total_steps = positive("total_steps", total_steps)
+        warmup_steps = number(
+            "warmup_steps",
+            warmup_steps,
+            lambda v: 0 <= v < total_steps,
+            f"in [0, total_steps), with total_steps={total_steps}",
+        )
+        peak = not_negative("peak", peak)
         self.peak = peak
         self.total_steps = total_steps
         self.warmup_steps = warmup_steps

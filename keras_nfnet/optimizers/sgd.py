@@ -1,19 +1,20 @@
 """SGD with adaptive gradient clipping, as the paper trains."""
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_nfnet.optimizers.clipped import (
-    NOT_CLIPPED,
-    ClippedOptimizer,
-    as_rule,
-    matches,
-    refuse_keras_clipping,
-    rule_config,
+from keras_nfnet.optimizers.arguments import (
+    checked_rate,
+    not_negative,
+    number,
 )
-
-# Gains and biases never decay; arXiv:2102.06171, appendix A.
-NOT_DECAYED = ("bias", "gain", "skip_gain")
+from keras_nfnet.optimizers.clipped import (
+    CLASSIFIER,
+    ClippedOptimizer,
+    refuse_keras_clipping,
+)
+from keras_nfnet.optimizers.rules import Rule
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -28,32 +29,49 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
     NOTE: Keras's own SGD keeps the learning rate inside its velocity and
     decouples weight decay; under a schedule that is another optimizer.
 
+    The units of a kernel are the output channels of the layer that owns it,
+    found among the layers that are alive when the optimizer is built: also
+    of depthwise, separable and transposed convolutions, `EinsumDense` and
+    the attention layers made of it. A layer of your own may say
+    `self.unit_axes = {"kernel": (0, 1)}`, the axes summed over in one unit,
+    by the name of the variable; otherwise, and where no layer owns a
+    variable, the units are the last axis. In an `Embedding` that is a
+    column, as in a dense layer on one-hot vectors. A bias, gain or other
+    vector is one unit.
+
     Args:
-        learning_rate: A float, or a Keras schedule of the steps made.
+        learning_rate: A number that is 0 or more, or a Keras schedule of
+            the optimizer steps, of which one takes
+            `gradient_accumulation_steps` batches.
         momentum: In [0, 1).
         nesterov: Whether momentum looks ahead.
         weight_decay: Coupled decay, 0 or more, added after clipping.
+            Vectors and scalars, such as `bias`, `gain`, `gamma` and `beta`,
+            never decay.
         clipping: Largest ratio of gradient norm to parameter norm, λ, above
             0; or `None` for no clipping.
         eps: Floor of the parameter norm, above 0.
-        exclude_from_clipping: What is not clipped: a list of variables or
-            of path endings (`"predictions/kernel"`, `"bias"`), or a
-            registered function from variable to bool. Defaults to the
-            kernel of the layer `predictions`, the classifier of the models
-            of this package.
-        exclude_from_decay: What does not decay, likewise. Defaults to
-            every `bias`, `gain` and `skip_gain`.
+        exclude_from_clipping: What is not clipped: variables, path endings
+            (`"head/kernel"`), a list of these, a registered function from
+            variable to bool, or `None`. A rule must name a trainable
+            variable. Defaults to `"classifier"`, the kernel of a dense
+            layer or 1x1 convolution that is the last layer with a kernel
+            before an output of the model, which must be functional or
+            sequential.
+        exclude_from_decay: What does not decay either, likewise.
         ema_decay: Decay d, in (0, 1), of a moving average of the weights,
             kept beside them and never written over them (see
             `keras_nfnet.ema_model`); after t steps it is
-            `min(d, (1 + t) / (10 + t))`. `None` for no average; the paper's
-            is 0.99999.
+            `min(d, (1 + t) / (10 + t))`. Skipped steps do not count.
+            `None` for no average; the paper's is 0.99999.
         name: Name of the optimizer.
         **kwargs: As for `keras.optimizers.Optimizer`, without the clipping
             arguments, which make no sense together with AGC.
 
     Raises:
-        ValueError: On values out of range, or `clipnorm` and its like.
+        ValueError: On values out of range, `clipnorm` and its like, or
+            `use_ema` beside `ema_decay`; when built, on a rule that names
+            no variable; when saved, on a rule that could not be loaded.
 
     Example:
 
@@ -76,38 +94,41 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
         weight_decay=2e-5,
         clipping=0.01,
         eps=1e-3,
-        exclude_from_clipping=NOT_CLIPPED,
-        exclude_from_decay=NOT_DECAYED,
+        exclude_from_clipping=CLASSIFIER,
+        exclude_from_decay=None,
         ema_decay=None,
         name="sgd_agc",
         **kwargs,
     ):
         refuse_keras_clipping(kwargs)
-        if not 0 <= momentum < 1:
-            raise ValueError(
-                f"`momentum` must be in [0, 1). Received: momentum={momentum!r}"
-            )
-        if weight_decay is not None and not weight_decay >= 0:
-            raise ValueError(
-                "`weight_decay` must not be negative. Received: "
-                f"weight_decay={weight_decay!r}"
-            )
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        super().__init__(checked_rate(learning_rate), name=name, **kwargs)
         self.setup_agc(clipping, eps, exclude_from_clipping, ema_decay)
-        self.momentum = momentum
-        self.nesterov = nesterov
-        self.weight_decay = weight_decay
-        self.exclude_from_decay = as_rule(exclude_from_decay)
+        self.momentum = number(
+            "momentum", momentum, lambda v: 0 <= v < 1, "in [0, 1)"
+        )
+        if not isinstance(nesterov, bool | np.bool_):
+            raise ValueError(
+                "`nesterov` must be true or false. "
+                f"Received: nesterov={nesterov!r}"
+            )
+        self.nesterov = bool(nesterov)
+        self.weight_decay = not_negative(
+            "weight_decay", weight_decay, optional=True
+        )
+        self._not_decayed = Rule("exclude_from_decay", exclude_from_decay)
 
     def build(self, variables):
         if self.built:
             return
+        not_decayed = self._not_decayed.names(variables)
         super().build(variables)
         self._is_decayed = [
             bool(self.weight_decay)
             and self._use_weight_decay(variable)
-            and not matches(self.exclude_from_decay, variable)
-            for variable in variables
+            and not (is_vector or is_named)
+            for variable, is_vector, is_named in zip(
+                variables, self._is_vector, not_decayed, strict=True
+            )
         ]
         self.momentums = (
             self.add_optimizer_variables(variables, "momentum")
@@ -141,6 +162,6 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
             momentum=self.momentum,
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
-            exclude_from_decay=rule_config(self.exclude_from_decay),
+            exclude_from_decay=self._not_decayed.config(),
         )
         return config

@@ -2,8 +2,7 @@
 
 import os
 
-import keras
-
+from keras_nfnet.models.keras_file import load_keras_file
 from keras_nfnet.training.batches import evaluation_data, progress_bar
 from keras_nfnet.training.distribution import engine_for
 from keras_nfnet.training.evaluation import Evaluation
@@ -97,13 +96,7 @@ def _model(source, recipe, average):
             f"the average. Received: {str(source)!r}"
         )
     if str(path).endswith(".keras"):
-        try:
-            return keras.models.load_model(path, compile=False)
-        except (OSError, TypeError) as error:
-            raise ValueError(
-                f"A .keras file must hold a model. Received: {str(path)!r} "
-                f"({error})"
-            ) from error
+        return load_keras_file(path, "source")
     # Only the network is needed; a step in each epoch makes a schedule.
     recipe = recipe.replace(
         weights=str(path), ema_decay=None, gradient_accumulation_steps=None

@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import stat
 
 import numpy as np
 
+from keras_nfnet.weights.bounds import check_size, one_line
 from keras_nfnet.weights.check import Entry, WeightsFileError
 from keras_nfnet.weights.haiku import HaikuLayout
 from keras_nfnet.weights.keras_h5 import KerasH5Layout
@@ -18,6 +20,8 @@ from keras_nfnet.weights.timm import TimmLayout
 CHECKSUMS = "keras_nfnet_checksums"
 CHECKSUM = "keras_nfnet_checksum"
 
+_LONGEST_NAME = 500
+_LONGEST_HEADER = 8 * 2**20  # F7's safetensors header has 0.7 MB.
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 _SAFETENSORS_DTYPES = {
@@ -129,15 +133,30 @@ def open_weights(source):
     with contextlib.ExitStack() as stack:
         try:
             contents = _open(path, head, stack)
+            _check(contents.entries, os.path.getsize(path))
         except ValueError as error:
             raise ValueError(
-                f"The file {path!r} cannot be used; nothing was loaded: {error}"
+                f"The file {path!r} cannot be used; nothing was loaded: "
+                f"{one_line(error)}"
             ) from error
         except OSError as error:
             raise WeightsFileError(
-                f"The file {path!r} cannot be read: {error}"
+                f"The file {path!r} cannot be read: {one_line(error)}"
             ) from error
         yield contents
+
+
+def _check(entries, stored):
+    for name in entries:
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise ValueError(f"it has the name {name[:120]!r}")
+    check_size(
+        {
+            f"{name} {entry.shape}": 4 * math.prod(entry.shape)
+            for name, entry in entries.items()
+        },
+        stored,
+    )
 
 
 def _open(path, head, stack):
@@ -177,6 +196,7 @@ def _open_safetensors(path, stack):
     from safetensors import SafetensorError, safe_open
 
     try:
+        _check_header(path)
         file = stack.enter_context(safe_open(path, framework="np"))
         metadata = file.metadata() or {}
         slices = {name: file.get_slice(name) for name in file.keys()}
@@ -190,12 +210,31 @@ def _open_safetensors(path, stack):
             )
             for name, part in slices.items()
         }
-    except (SafetensorError, AttributeError, RecursionError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"it is not a complete .safetensors file ({error})"
         ) from error
     own = any("/" in name for name in entries)
     return Contents(OwnLayout if own else TimmLayout, entries)
+
+
+def _check_header(path):
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _LONGEST_HEADER:
+            raise ValueError("its header is longer than any network's")
+        json.loads(file.read(length), object_pairs_hook=_unique)
+
+
+def _unique(pairs):
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("its header names something twice")
+    return dict(pairs)
 
 
 def _reader(file, name, dtype):
@@ -211,6 +250,8 @@ def _reader(file, name, dtype):
 def _open_h5(path, stack):
     import h5py
 
+    from keras_nfnet.weights.hdf5 import SafeHDF5
+
     try:
         file = stack.enter_context(h5py.File(path, "r"))
         if "layers" not in file:
@@ -218,8 +259,18 @@ def _open_h5(path, stack):
                 "it is an HDF5 file, but not a .weights.h5 that "
                 "`model.save_weights` wrote for an NFNet"
             )
-        entries = {}
-        _walk_h5(file["layers"], "layers", entries, depth=0)
+        safe = SafeHDF5(file, os.path.getsize(path))
+        entries = {
+            below: Entry(
+                dataset.shape,
+                dataset.dtype.name,
+                _h5_reader(dataset, below),
+                safe.text(dataset, CHECKSUM),
+            )
+            for below, dataset in safe.datasets("layers").items()
+            # Keras keeps the states of random generators here as well.
+            if "/seed_generator" not in below
+        }
     except ValueError:
         raise
     except Exception as error:  # h5py has no error of its own.
@@ -227,44 +278,14 @@ def _open_h5(path, stack):
     return Contents(KerasH5Layout, entries)
 
 
-def _walk_h5(group, path, entries, depth):
-    """Collects the datasets below a group, without following links."""
-    import h5py
-
-    if depth > 8 or len(entries) > 100_000:
-        raise ValueError("it is nested deeper than any weights file")
-    if not isinstance(group, h5py.Group):
-        raise ValueError(f"its {path} is not a group")
-    for name in group:
-        below = f"{path}/{name}"
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"its {below} is a link to somewhere else")
-        value = group[name]
-        if isinstance(value, h5py.Dataset):
-            # Keras keeps the states of random generators here as well.
-            if "/seed_generator" not in below:
-                entries[below] = _h5_entry(value, below)
-        else:
-            _walk_h5(value, below, entries, depth + 1)
-
-
-def _h5_entry(dataset, path):
-    if dataset.external or dataset.is_virtual or dataset.shape is None:
-        raise ValueError(f"its {path} keeps its values somewhere else")
-    checksum = dataset.attrs.get(CHECKSUM)
-
+def _h5_reader(dataset, path):
     def read():
         try:
             return np.asarray(dataset[()])
         except Exception as error:
             raise ValueError(
                 f"The file is a damaged HDF5 file; nothing was loaded: its "
-                f"{path} cannot be read ({error})"
+                f"{path} cannot be read ({one_line(error)})"
             ) from error
 
-    return Entry(
-        dataset.shape,
-        dataset.dtype.name,
-        read,
-        None if checksum is None else str(checksum),
-    )
+    return read

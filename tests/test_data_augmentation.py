@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from keras_nfnet.data import augmentation, mixing, randaugment
 from keras_nfnet.data.augmentation import Augmentation
-from keras_nfnet.data.training_view import random_view
+from keras_nfnet.data.training_image import random_crop
 
 DRAWS = range(12)
 
@@ -90,7 +90,7 @@ def ramp(height, width):
 def test_crops_have_the_areas_and_aspects_that_are_set():
     settings = Augmentation(crop_area=(0.1, 0.5), crop_aspect=(0.5, 2))
     view = tf.function(
-        lambda seed: random_view(ramp(120, 160), 64, settings, seed)
+        lambda seed: random_crop(ramp(120, 160), 64, settings, seed)
     )
     views = np.stack([view(tf.constant([1, n])).numpy() for n in range(60)])
     # Half of the pixel that the ramp's first and last sample lie inside.
@@ -110,7 +110,7 @@ def test_a_crop_that_cannot_be_had_becomes_the_centre():
     settings = Augmentation(
         crop_area=(0.9, 1.0), crop_aspect=(0.75, 1.33), flip=False
     )
-    view = random_view(ramp(40, 200), 32, settings, tf.constant([0, 1]))
+    view = random_crop(ramp(40, 200), 32, settings, tf.constant([0, 1]))
     # 32 of 32 + 32 parts of the height: 20 pixels either way, in the middle.
     assert abs(float(view[16, 16, 0]) - 20) < 1.5
     assert abs(float(view[16, 16, 1]) - 100) < 1.5

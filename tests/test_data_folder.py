@@ -21,7 +21,7 @@ from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.corrupt import CorruptCounter
 from keras_nfnet.data.folder import is_folder, list_pictures
 from keras_nfnet.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from keras_nfnet.data.training_view import random_view
+from keras_nfnet.data.training_image import random_crop
 
 PLAIN = Augmentation(
     randaugment_layers=0, mixup=0, cutmix=0, flip=False, crop_area=(1, 1)
@@ -185,9 +185,9 @@ def sixteen_bits():
 def test_every_format_gives_the_pixels_of_the_picture(content, mode, crop):
     """Whole, and a crop: the crop of a PNG is the expectation."""
     seed = tf.constant([3, 5], tf.int64)
-    image = random_view(tf.constant(content), 24, crop, seed).numpy()
+    image = random_crop(tf.constant(content), 24, crop, seed).numpy()
     original = encoded(picture(1, mode=mode).convert("RGB"), "PNG")
-    expected = random_view(tf.constant(original), 24, crop, seed).numpy()
+    expected = random_crop(tf.constant(original), 24, crop, seed).numpy()
     assert np.abs(image - expected).max() < 8
     assert np.abs(image - expected).mean() < 2.5
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# All lanes hold a file in memory each; ImageNet's have 140 MB.
+# Each lane holds two files in memory; ImageNet's have 140 MB each.
 _MEMORY = 4 << 30
 _MOST_LANES = 32
 
@@ -62,7 +62,7 @@ class Order:
         Lanes end within files, which two lanes then read: hence two files
         for each lane at least.
         """
-        most = min(len(self.lengths) // 2, _MEMORY // self.file_bytes)
+        most = min(len(self.lengths) // 2, _MEMORY // (2 * self.file_bytes))
         most = max(1, min(most, self.batch, _MOST_LANES))
         return max(n for n in range(1, most + 1) if self.batch % n == 0)
 
@@ -84,12 +84,13 @@ class Order:
         length = int(np.gcd(self.block, count))
         return np.arange(start, start + count, length), length
 
-    def visits(self, number, lane):
+    def visits(self, number, lane, first_step=0):
         """The files that a lane reads in one pass.
 
         Args:
             number: Number of the pass.
             lane: Number of the lane.
+            first_step: Files that come before this step are left out.
 
         Returns:
             Four vectors with one entry for each file: its number, the first
@@ -106,6 +107,7 @@ class Order:
         last = np.minimum(start + counts[lane] - offsets, lengths)
         places = begins[lane] + offsets + first - start
         taken = first < last
+        taken &= places + last - first > first_step * self.block
         return order[taken], first[taken], last[taken], places[taken]
 
     def within(self, number, file):

@@ -189,7 +189,7 @@ def training_dataset(
             return tf.identity(images), labels
 
     dataset = (
-        tf.data.Dataset.zip(*streams)
+        tf.data.Dataset.zip(streams)
         # Goes on reading while images are decoded. Holds no image itself.
         .prefetch(part)
         .map(prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -69,7 +69,11 @@ class StoredSplit:
                 lambda number, record: (zero, (record[None], path, number))
             )
 
-        return tf.data.Dataset.from_tensor_slices(files).flat_map(examples)
+        return (
+            tf.data.Dataset.from_tensor_slices(files)
+            .flat_map(examples)
+            .apply(tf.data.experimental.assert_cardinality(self.examples))
+        )
 
     def read(self, number, container):
         """As `Source.read`."""
@@ -99,11 +103,16 @@ class StoredSplit:
             lane = first // order.block
 
             def visits(number):
-                return tf.data.Dataset.from_tensor_slices(
-                    _int64s(order.visits, 4, number, lane)
-                ).map(lambda *visit: (number, *visit))
+                files = _int64s(order.visits, 4, number, lane, first_step)
+                return tf.data.Dataset.from_tensor_slices(files).map(
+                    lambda *visit: (number, *visit)
+                )
 
-            def examples(number, file, begin, end, place):
+            def load(number, file, begin, end, place):
+                records = self._open(paths[file]).skip(skips[file])
+                records = (
+                    records.batch(lengths[file]).take(1).get_single_element()
+                )
                 # Places in the lane, and of these the ones asked for.
                 asked = tf.range(begin, end)
                 places = place + asked - begin
@@ -114,14 +123,15 @@ class StoredSplit:
                 asked = tf.boolean_mask(asked, wanted)
                 places = tf.boolean_mask(steps * batch + inside, wanted)
                 (within,) = _int64s(order.within, 1, number, file)
-                path, skip = paths[file], skips[file]
-                records = self._open(path).skip(skip).batch(lengths[file])
-                records = records.take(1).get_single_element()
+                return file, records, within, places, asked
+
+            def examples(file, records, within, places, asked):
+                container = (records, paths[file], skips[file])
 
                 def example(place, asked):
                     others = asked + tf.range(CANDIDATES, dtype=tf.int64)
                     numbers = tf.gather(within, others % lengths[file])
-                    return place, numbers, (records, path, skip)
+                    return place, numbers, container
 
                 return tf.data.Dataset.from_tensor_slices((places, asked)).map(
                     example
@@ -130,7 +140,9 @@ class StoredSplit:
             passes = tf.data.Dataset.range(
                 first_step * batch // self.examples, 2**62
             )
-            return passes.flat_map(visits).flat_map(examples)
+            # Reads the next file while the current one is in use.
+            loaded = passes.flat_map(visits).map(load).prefetch(1)
+            return loaded.flat_map(examples)
 
         return tf.data.Dataset.from_tensor_slices(runs).interleave(
             lane, cycle_length=len(runs), block_length=run

@@ -162,6 +162,12 @@ def find_images(root, split):
     return FoundImages(names, labels, tuple(classes), left_out)
 
 
+def list_pictures(root, split):
+    """As `find_images`: lists of names and labels, and the classes."""
+    found = find_images(root, split)
+    return list(found.names), list(found.labels), found.classes
+
+
 def _walk(root):
     """Images as parts of their paths, and other files by suffix."""
     images, others = [], collections.defaultdict(list)
@@ -213,10 +219,14 @@ def _looks_split(classes):
 def _left_out(misplaced, others):
     for deeper, names in sorted(misplaced.items()):
         where = "below" if deeper else "outside of"
-        yield f"{len(names):,} images {where} the class folders{_few(names)}"
+        yield f"{_count(names, 'image')} {where} the class folders{_few(names)}"
     for suffix, names in sorted(others.items()):
         kind = f"with the suffix {suffix}" if suffix else "without a suffix"
-        yield f"{len(names):,} files {kind}, no image's{_few(names)}"
+        yield f"{_count(names, 'file')} {kind}, no image's{_few(names)}"
+
+
+def _count(names, noun):
+    return f"{len(names):,} {noun}{'s' if len(names) > 1 else ''}"
 
 
 def _few(names):

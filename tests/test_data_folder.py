@@ -17,6 +17,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
+import keras_nfnet
 from keras_nfnet.data import pipeline
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.corrupt import CorruptCounter
@@ -212,6 +213,24 @@ def test_a_summary_says_what_was_found(tmp_path):
     put(tmp_path, *(f"train/more{n}" for n in range(20)), count=1)
     _, info = pipeline.load_split(tmp_path, "train")
     assert "\n  from 0 images (emu) to 3 (cat) a class\n" in info.summary()
+
+
+def test_a_run_says_first_what_it_found(tmp_path, capsys):
+    write(tmp_path / "data" / "train", 4)
+    write(tmp_path / "data" / "test", 2)
+    put(tmp_path / "data", "train/preview.png")
+    tiny = keras_nfnet.NFNetConfig((16,), (1,), group_width=8)
+    recipe = keras_nfnet.Recipe(
+        *("tiny", tiny, str(tmp_path / "data"), 2, 32, 4, 1), warmup_epochs=0
+    )
+    keras_nfnet.train(recipe, verbose=2)
+    lines = capsys.readouterr().out.splitlines()
+    left_out = "  left out: 1 image outside of the class folders: train/prev"
+    assert lines[0].endswith("data, train: 4 images, 2 classes")
+    assert lines[1] == "  cat 2, dog 2" and lines[2].startswith(left_out)
+    assert lines[3].endswith("data, test: 2 images, 2 classes")
+    keras_nfnet.train(recipe, verbose=0)
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_names_of_files_need_not_be_utf8(tmp_path):

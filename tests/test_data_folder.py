@@ -1,6 +1,7 @@
 """Tests of folders of pictures as data sets, and of what files they hold."""
 
 import io
+import os
 import shutil
 
 import keras
@@ -16,12 +17,13 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
+import keras_nfnet
 from keras_nfnet.data import pipeline
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.corrupt import CorruptCounter
-from keras_nfnet.data.folder import is_folder, list_pictures
+from keras_nfnet.data.folder import find_images, is_folder, list_pictures
 from keras_nfnet.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from keras_nfnet.data.training_view import random_view
+from keras_nfnet.data.training_image import random_crop
 
 PLAIN = Augmentation(
     randaugment_layers=0, mixup=0, cutmix=0, flip=False, crop_area=(1, 1)
@@ -86,8 +88,8 @@ def test_a_folder_of_classes_is_split_by_names_alone(tmp_path):
 @pytest.mark.parametrize(
     ("made", "split", "message"),
     [
-        ([], "train", "must hold pictures as class/picture"),
-        (["cat/notes.txt"], "train", "must hold pictures as class/picture"),
+        ([], "train", "must hold images as class/image"),
+        (["cat/notes.txt"], "train", "must hold images as class/image"),
         (["cat/1.png", "cat/2.png"], "train", "at least two classes"),
         (["cat/1.png", "dog/1.png"], "valid", "`split` must be one of test"),
         (
@@ -125,6 +127,170 @@ def _listed(root, split):
         return list_pictures(root, split)[0]
     except ValueError:
         return []
+
+
+def put(root, *names, count=12):
+    """Writes images; `count` of them where a name is a folder's."""
+    for name in names:
+        path = root / name
+        paths = (
+            [path] if path.suffix else [path / f"{n}.png" for n in range(count)]
+        )
+        for each in paths:
+            each.parent.mkdir(parents=True, exist_ok=True)
+            each.write_bytes(encoded(picture(0), "PNG"))
+
+
+@pytest.mark.parametrize(
+    ("stray", "left_out"),
+    [
+        ("train/preview.png", "1 image outside of the class folders: train/p"),
+        ("test/preview.png", "1 image outside of the class folders: test/p"),
+        ("preview.png", "1 image outside of the class folders: preview.png"),
+        ("train/cat/2020/a.png", "1 image below the class folders: train/cat"),
+        ("train/cat/notes.txt", "1 file with the suffix .txt, no image's: tr"),
+        ("train/cat/README", "1 file without a suffix, no image's: train/ca"),
+        ("test/caf\udce9.png", r"folders: test/caf\udce9.png"),
+    ],
+)
+def test_a_stray_file_changes_no_layout_and_is_told(tmp_path, stray, left_out):
+    put(
+        tmp_path,
+        *(f"{s}/{c}" for s in ("train", "test") for c in ("cat", "dog")),
+    )
+    before = find_images(tmp_path, "train")
+    assert (len(before.names), before.left_out) == (24, ())
+    (tmp_path / stray).parent.mkdir(exist_ok=True)
+    (tmp_path / stray).write_bytes(encoded(picture(0), "PNG"))
+    for split in ("train", "test"):
+        found = find_images(tmp_path, split)
+        assert found.classes == ("cat", "dog") and len(found.names) == 24
+        assert len(found.left_out) == 1
+        assert left_out in found.left_out[0]
+    _, info = pipeline.load_split(tmp_path, "train")
+    assert found.left_out[0] in info.summary()
+
+
+def test_a_split_without_classes_is_left_out_beside_one_with(tmp_path):
+    put(tmp_path, "train/cat", "train/dog", "test")
+    found = find_images(tmp_path, "train")
+    assert found.classes == ("cat", "dog") and len(found.names) == 24
+    assert "12 images outside of the class folders" in found.left_out[0]
+    with pytest.raises(ValueError, match="one of train. .*; left out: 12 imag"):
+        find_images(tmp_path, "test")
+
+
+@pytest.mark.parametrize("folders", [("train", "test1"), ("train", "val", "a")])
+def test_splits_without_classes_are_no_classes(tmp_path, folders):
+    put(tmp_path, *folders)
+    with pytest.raises(ValueError, match="one folder per class.*Received: "):
+        find_images(tmp_path, "train")
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    put(tmp_path, "train", "car", "bus")
+    assert find_images(tmp_path, "train").classes == ("bus", "car", "train")
+
+
+@pytest.mark.parametrize(
+    "suffix", ["tif", "TIFF", "jfif", "jpe", "JPG", "webp", "gif", "bmp"]
+)
+def test_a_class_of_any_suffix_is_a_class(tmp_path, suffix):
+    put(tmp_path, "cat", "dog", *(f"bird/{n}.{suffix}" for n in range(12)))
+    assert find_images(tmp_path, "train").classes == ("bird", "cat", "dog")
+
+
+def test_a_summary_says_what_was_found(tmp_path):
+    put(tmp_path, "train/cat", count=3)
+    put(tmp_path, "train/dog", "valid/emu", "train/dog/notes.txt", count=2)
+    _, info = pipeline.load_split(tmp_path, "train")
+    assert info.summary() == (
+        f"{tmp_path}, train: 5 images, 3 classes\n"
+        "  cat 3, dog 2, emu 0\n"
+        "  left out: 1 file with the suffix .txt, no image's: "
+        "train/dog/notes.txt"
+    )
+    put(tmp_path, *(f"train/more{n}" for n in range(20)), count=1)
+    _, info = pipeline.load_split(tmp_path, "train")
+    assert "\n  from 0 images (emu) to 3 (cat) a class\n" in info.summary()
+
+
+def test_a_run_says_first_what_it_found(tmp_path, capsys):
+    write(tmp_path / "data" / "train", 4)
+    write(tmp_path / "data" / "test", 2)
+    put(tmp_path / "data", "train/preview.png")
+    tiny = keras_nfnet.NFNetConfig((16,), (1,), group_width=8)
+    recipe = keras_nfnet.Recipe(
+        *("tiny", tiny, str(tmp_path / "data"), 2, 32, 4, 1), warmup_epochs=0
+    )
+    keras_nfnet.train(recipe, verbose=2)
+    lines = capsys.readouterr().out.splitlines()
+    left_out = "  left out: 1 image outside of the class folders: train/prev"
+    assert lines[0].endswith("data, train: 4 images, 2 classes")
+    assert lines[1] == "  cat 2, dog 2" and lines[2].startswith(left_out)
+    assert lines[3].endswith("data, test: 2 images, 2 classes")
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path):
+    for folder in ("train", "test"):
+        write(tmp_path / folder, 8)
+        names = [b"caf\xe9.png", b"broken\xe9.png"]
+        for name, content in zip(
+            names, (encoded(picture(1), "PNG"), b""), strict=True
+        ):
+            folder_bytes = os.fsencode(tmp_path / folder / "cat")
+            with open(os.path.join(folder_bytes, name), "wb") as file:
+                file.write(content)
+    batches, info = pipeline.training_dataset(
+        tmp_path, size=8, batch_size=10, max_corrupt=0.5
+    )
+    assert next(iter(batches))[0].shape == (10, 8, 8, 3)
+    assert info.corrupt.names == ["train/cat/broken\\xe9.png"]
+    batches, _ = pipeline.evaluation_dataset(
+        tmp_path, size=8, batch_size=10, max_corrupt=0.5
+    )
+    assert next(iter(batches))[0].shape == (9, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9", b"two\nlines", b"car\rriage", "\u2028".encode()]
+)
+def test_a_class_whose_name_is_no_line_of_text_is_refused(tmp_path, name):
+    """Names of classes are written into text files, one a line."""
+    write(tmp_path, 40)
+    os.rename(tmp_path / "cat", os.path.join(os.fsencode(tmp_path), name))
+    with pytest.raises(ValueError, match="must be strings of one line.*Receiv"):
+        pipeline.load_split(tmp_path, "train")
+
+
+def test_a_folder_whose_own_name_is_not_utf8_is_refused(tmp_path):
+    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.mkdir(folder)
+    with pytest.raises(ValueError, match="`name` must be a path in UTF-8.*Rec"):
+        pipeline.load_split(os.fsdecode(folder), "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("pictrues", "did you mean 'pictures'"),
+        ("data/pictrues", "did you mean 'data/pictures'"),
+        ("./pictrues", "did you mean 'pictures'"),
+        ("my pictures", "did you mean 'pictures'"),
+        ("cifar01", "did you mean 'cifar10"),
+        ("imagnet2012", "did you mean 'imagenet2012"),
+        ("Pictures/None/At/All", ""),
+    ],
+)
+def test_a_mistyped_name_gets_one_line(tmp_path, monkeypatch, name, suggestion):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "data" / "pictures").mkdir(parents=True)
+    with pytest.raises(ValueError, match="`name` must be") as error:
+        pipeline.load_split(name, "train")
+    message = str(error.value)
+    assert f"Received: name={name!r}" in message and suggestion in message
+    assert "\n" not in message and len(message) < 400
 
 
 def test_a_path_is_told_from_a_tfds_name(tmp_path, monkeypatch):
@@ -185,9 +351,9 @@ def sixteen_bits():
 def test_every_format_gives_the_pixels_of_the_picture(content, mode, crop):
     """Whole, and a crop: the crop of a PNG is the expectation."""
     seed = tf.constant([3, 5], tf.int64)
-    image = random_view(tf.constant(content), 24, crop, seed).numpy()
+    image = random_crop(tf.constant(content), 24, crop, seed).numpy()
     original = encoded(picture(1, mode=mode).convert("RGB"), "PNG")
-    expected = random_view(tf.constant(original), 24, crop, seed).numpy()
+    expected = random_crop(tf.constant(original), 24, crop, seed).numpy()
     assert np.abs(image - expected).max() < 8
     assert np.abs(image - expected).mean() < 2.5
 
@@ -289,7 +455,7 @@ def test_pictures_broken_on_end_end_the_run(tmp_path):
     dataset, _ = pipeline.training_dataset(
         tmp_path, size=8, batch_size=4, max_corrupt=1
     )
-    with pytest.raises(tf.errors.InvalidArgumentError, match="16 neighbours"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="16 neighbors"):
         next(iter(dataset))
 
 
@@ -311,7 +477,7 @@ def test_counter_counts_and_refuses_shares_outside_0_to_1():
     counter.check()  # Too few seen for a share.
     counter.count(90, ["a"] * 9)
     assert counter.names == ["a", "b"]
-    with pytest.raises(ValueError, match=r"11 of 100 pictures \(11.0%\).*a, b"):
+    with pytest.raises(ValueError, match=r"11 of 100 images \(11.0%\).*a, b"):
         counter.check()
     for share in (-0.1, 1.1, "0.1", float("nan"), True):
         with pytest.raises(ValueError, match="`max_corrupt`.*Received: max_c"):

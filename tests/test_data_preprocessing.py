@@ -204,21 +204,81 @@ def test_graph_and_pillow_see_the_same_pixels(encoded):
     )
 
 
+def odd_formats(photo):
+    """Formats that TensorFlow decodes wrongly or not at all."""
+    see_through = photo.convert("RGBA")
+    see_through.putalpha(Image.linear_gradient("L").resize(photo.size))
+    see_through = see_through.convert("P")
+    frames = [photo.rotate(180)]
+    return {
+        "palette bmp": encode(photo.convert("P"), "BMP"),
+        "one-bit bmp": encode(photo.convert("1"), "BMP"),
+        "32-bit bmp": encode(photo.convert("RGBA"), "BMP"),
+        "tiff": encode(photo, "TIFF"),
+        # Without alpha; decode_image(channels=0) corrupts memory on it.
+        "animated webp": encode(
+            photo, "WEBP", save_all=True, append_images=frames
+        ),
+        "transparent gif": encode(see_through, "GIF", transparency=0),
+    }
+
+
 @tensorflow_only
-def test_graph_refuses_an_animation_that_tensorflow_cannot_decode(photo):
+def test_training_and_prediction_see_the_same_of_odd_formats(photo):
     import tensorflow as tf
 
     from keras_nfnet.data import graph_preprocessing as graph
 
-    # Without alpha; decode_image(channels=0) corrupts memory on it.
-    content = encode(
-        photo, "WEBP", save_all=True, append_images=[photo.rotate(180)]
-    )
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        graph.decode(tf.constant(content))
-    for content in (b"", b"RIFF", b"no picture"):
+    for name, content in odd_formats(photo).items():
+        np.testing.assert_array_equal(
+            graph.decode(tf.constant(content)),
+            decode_picture(content),
+            err_msg=name,
+        )
+
+
+@tensorflow_only
+def test_graph_refuses_what_it_cannot_decode(photo):
+    import tensorflow as tf
+
+    from keras_nfnet.data import graph_preprocessing as graph
+
+    for content in (b"", b"RIFF", b"no picture", b"BM", b"\xff\xd8\xff"):
+        for decode in (graph.decode, graph.decode_without_python):
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                decode(tf.constant(content))
+    # Without Python there is no Pillow.
+    formats = odd_formats(photo)
+    del formats["transparent gif"]
+    for content in formats.values():
         with pytest.raises(tf.errors.InvalidArgumentError):
-            graph.decode(tf.constant(content))
+            graph.decode_without_python(tf.constant(content))
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+def test_preprocess_input_works_in_a_tf_data_map(dtype, last):
+    """On every backend."""
+    import tensorflow as tf
+
+    images = np.arange(2 * 4 * 5 * 3).reshape(2, 4, 5, 3).astype(dtype)
+    if not last:
+        images = images.transpose(0, 3, 1, 2)
+    data_format = "channels_last" if last else "channels_first"
+    expected = preprocess_input(images, data_format)
+    dataset = tf.data.Dataset.from_tensor_slices(images).batch(2)
+    (mapped,) = dataset.map(lambda x: preprocess_input(x, data_format))
+    assert mapped.dtype == expected.dtype and tf.is_tensor(mapped)
+    np.testing.assert_allclose(mapped, expected, atol=1e-5, rtol=1e-3)
+
+
+def test_preprocess_input_refuses_a_tensor_of_unknown_rank():
+    import tensorflow as tf
+
+    encoded = tf.io.encode_png(np.zeros((4, 4, 3), "uint8"))
+    dataset = tf.data.Dataset.from_tensors(encoded)
+    with pytest.raises(ValueError, match="`x` must be RGB images"):
+        dataset.map(lambda x: preprocess_input(tf.io.decode_image(x)))
 
 
 def test_a_picture_that_may_not_be_read_is_refused(tmp_path):

@@ -1,13 +1,13 @@
 """What is done to training images at random: plain settings, no TensorFlow.
 
-`training_view.py`, `mixing.py` and `randaugment.py` do it.
+`training_image.py`, `mixing.py` and `randaugment.py` do it.
 """
 
 import dataclasses
 import math
 from dataclasses import dataclass
 
-# RandAugment's own scale; the paper's magnitudes are 5, 10 and 15.
+# In tenths of each operation's range; the paper's are 5, 10 and 15.
 MAX_MAGNITUDE = 30
 
 
@@ -20,8 +20,8 @@ class Augmentation:
     on), labels alike; RandAugment on the mixed image.
 
     Args:
-        randaugment_magnitude: The variant's, on RandAugment's scale of 0 to
-            30: 5 for F0, 10 for F1 and F2, 15 for F3 to F7.
+        randaugment_magnitude: The variant's, 0 to 30 in tenths of each
+            operation's range: 5 for F0, 10 for F1 and F2, 15 for F3 to F7.
         randaugment_layers: Operations one after another on each image; 0
             for no RandAugment.
         mixup: α of the Beta distribution that the share of an image in its

@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded: replaced, counted, too many an error."""
+"""Images that cannot be decoded: replaced, counted, too many an error."""
 
 import threading
 
@@ -7,25 +7,27 @@ import tensorflow as tf
 
 from keras_nfnet.data.preprocessing import sides
 
-# Pictures seen before a share means something.
+# An example and those that may replace it.
+CANDIDATES = 16
+# Images seen before a fraction of them means something.
 _LEAST_SEEN = 100
 _NAMES = 5
 
 
 class CorruptCounter:
-    """Counts the pictures of one pipeline that could not be decoded.
+    """Counts the images of one pipeline that could not be decoded.
 
     A pipeline counts a batch when it makes it, which is a few batches before
     it is used.
 
     Args:
-        max_share: Largest share of broken pictures in [0, 1]; with more, the
-            pipeline fails.
-        examples: Examples of the split. The share is checked once 100
-            pictures, or the split, have been seen.
+        max_share: Largest fraction of broken images in [0, 1]; with more,
+            the pipeline fails.
+        examples: Examples of the split. The fraction is checked once 100
+            images, or the split, have been seen.
 
     Attributes:
-        seen: Pictures seen, broken ones included.
+        seen: Images seen, broken ones included.
         broken: How many of them could not be decoded.
         names: The first few of them: paths within the folder, or TFDS ids.
 
@@ -37,7 +39,7 @@ class CorruptCounter:
     >>> counter = CorruptCounter(max_share=0.5, examples=1000)
     >>> counter.count(seen=8, names=["cat/3.jpg"])
     >>> print(counter.summary())
-    1 of 8 pictures (12.5%) could not be decoded: cat/3.jpg
+    1 of 8 images (12.5%) could not be decoded: cat/3.jpg
     """
 
     def __init__(self, max_share, examples):
@@ -45,18 +47,26 @@ class CorruptCounter:
             isinstance(max_share, int | float) and 0 <= max_share <= 1
         ):
             raise ValueError(
-                "`max_corrupt` must be a share in [0, 1], such as 0.1. "
+                "`max_corrupt` must be a fraction in [0, 1], such as 0.1. "
                 f"Received: max_corrupt={max_share!r}"
             )
         self.max_share = max_share
         self.seen = self.broken = 0
         self.names = []
+        self._unlabelled = ""
         self._least_seen = min(_LEAST_SEEN, examples)
         self._lock = threading.Lock()
 
-    def count(self, seen, names):
-        """Adds `seen` pictures, of which those in `names` are broken."""
+    def count(self, seen, names, unlabelled=()):
+        """Adds images.
+
+        Args:
+            seen: Number of images.
+            names: Names of those that are broken.
+            unlabelled: Names of those that have no class.
+        """
         with self._lock:
+            self._unlabelled = self._unlabelled or next(iter(unlabelled), "")
             self.seen += seen
             self.broken += len(names)
             for name in names:
@@ -70,17 +80,23 @@ class CorruptCounter:
         names = ", ".join(self.names)
         more = ", …" if self.broken > len(self.names) else ""
         return (
-            f"{self.broken:,} of {self.seen:,} pictures "
+            f"{self.broken:,} of {self.seen:,} images "
             f"({self.broken / self.seen:.1%}) could not be decoded: "
             f"{names}{more}"
         )
 
     def check(self):
-        """Raises if more than `max_share` was broken.
+        """Raises if more than `max_share` was broken, or one has no class.
 
         Raises:
             ValueError: Saying how many, some of them by name.
         """
+        if self._unlabelled:
+            raise ValueError(
+                "Every example must have a label of 0 or more. Received: "
+                f"{self._unlabelled} without a class, as in test splits "
+                "whose labels are not published"
+            )
         if self.seen >= self._least_seen and (
             self.broken > self.max_share * self.seen
         ):
@@ -90,66 +106,70 @@ class CorruptCounter:
             )
 
 
-def first_good(view, references, start, size):
-    """The view of the first picture from `start` on that can be decoded.
+def first_good(view, candidates, size):
+    """The first of several examples that can be decoded.
 
     Args:
-        view: A function of a reference that gives a float32 image of `size`,
-            or fails.
-        references: Vector of references, gone through once around.
-        start: Where to begin in it.
-        size: Side of the view in pixels, or `(height, width)`.
+        view: A function of a candidate that gives a float32 image of `size`
+            and a label, or fails.
+        candidates: int64 vector.
+        size: Side of the image in pixels, or `(height, width)`.
 
     Returns:
-        The view and the number of pictures before it that could not be
-        decoded; a black one and the number of all if none could.
+        Image, label and the number of candidates before it that could not
+        be decoded; a black image and the number of all if none could.
     """
-    count = tf.shape(references, tf.int64)[0]
-    skips = tf.data.Dataset.range(count)
-    candidates = skips.map(
-        lambda skipped: (view(references[(start + skipped) % count]), skipped)
+    count = tf.size(candidates, tf.int64)
+    views = tf.data.Dataset.range(count).map(
+        lambda skipped: (*view(candidates[skipped]), skipped)
     )
-    none = (tf.zeros((*sides(size), 3)), count)
-    # Of these the first alone is decoded where it is good.
+    none = (tf.zeros((*sides(size), 3)), tf.constant(0, tf.int64), count)
+    # Decodes only the first candidate, if it is good.
     return (
-        candidates.ignore_errors()
+        views.ignore_errors()
         .concatenate(tf.data.Dataset.from_tensors(none))
         .take(1)
         .get_single_element()
     )
 
 
-def report(counter, skipped, names, window=None):
-    """Counts one batch, and fails if there was too much broken.
+def report(counter, skipped, names, labels, replaced):
+    """Counts one batch, and fails if it cannot be used.
 
     Args:
         counter: A `CorruptCounter`.
-        skipped: For each example how many pictures `first_good` passed over.
+        skipped: For each example how many candidates `first_good` passed
+            over.
         names: Their names.
-        window: How many `first_good` had to choose from; `None` where broken
-            pictures leave the batch.
+        labels: Their labels before they are mixed.
+        replaced: Whether others replace broken images; else these leave the
+            batch.
 
     Returns:
         A scalar tensor to depend on.
     """
 
     @tf.autograph.experimental.do_not_convert
-    def count(skipped, names):
+    def count(skipped, names, labels):
+        # File names need not be UTF-8.
+        names = np.array(
+            [name.decode("utf-8", "backslashreplace") for name in names],
+            object,
+        )
         broken = skipped > 0
-        counter.count(len(names), [name.decode() for name in names[broken]])
+        counter.count(len(names), names[broken], names[labels < 0])
         counter.check()
-        if window is not None and (skipped >= window).any():
+        if replaced and (skipped >= CANDIDATES).any():
             raise ValueError(
-                f"{window} neighbours of the stream are all broken: no good "
-                f"one can stand in. {counter.summary()}"
+                f"{CANDIDATES} neighbors of the stream are all broken: no "
+                f"good one can replace them. {counter.summary()}"
             )
-        if window is None and broken.all():
+        if not replaced and broken.all():
             raise ValueError(
-                "All pictures of a batch are broken: make `batch_size` "
+                "All images of a batch are broken: make `batch_size` "
                 f"larger, or remove them. {counter.summary()}"
             )
         return np.int64(0)
 
-    return tf.numpy_function(
-        count, [tf.reshape(skipped, [-1]), tf.reshape(names, [-1])], tf.int64
-    )
+    vectors = [tf.reshape(each, [-1]) for each in (skipped, names, labels)]
+    return tf.numpy_function(count, vectors, tf.int64)

@@ -108,18 +108,46 @@ def class_names(labels, classes):
     if isinstance(labels, str | os.PathLike):
         labels = read_labels(labels)
     labels = tuple(labels)
-    for label in labels:
-        if not isinstance(label, str) or not label or "\n" in label:
-            raise ValueError(
-                "`labels` must be strings of one line, not empty. "
-                f"Received: {label!r} among the labels"
-            )
+    check_names(labels)
     if len(labels) != classes:
         raise ValueError(
             f"`labels` must have one name for each of the {classes} "
             f"classes. Received: {len(labels)} labels"
         )
     return labels
+
+
+def check_names(labels, what="`labels`"):
+    """Refuses names that a text file of one name a line cannot hold.
+
+    Args:
+        labels: Names of classes.
+        what: What they are, for the message.
+
+    Raises:
+        ValueError: If one is no string, empty, has a line break or is not
+            UTF-8.
+    """
+    for label in labels:
+        # `splitlines` knows more line breaks than "\n"; so does `read_labels`.
+        if (
+            not isinstance(label, str)
+            or label.splitlines() != [label]
+            or not is_utf8(label)
+        ):
+            raise ValueError(
+                f"{what} must be strings of one line, not empty, in UTF-8. "
+                f"Received: {label!r} among the labels"
+            )
+
+
+def is_utf8(name):
+    """Whether a name, perhaps from the file system, is valid UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_labels(path):

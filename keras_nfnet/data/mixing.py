@@ -1,44 +1,40 @@
-"""MixUp and CutMix of two images and their labels."""
+"""MixUp and CutMix: one image and its label out of two."""
 
 import tensorflow as tf
 
 
 def mixup(images, labels, alpha, seed):
-    """Mixes each of two images with the other.
+    """Blends two images.
 
     Args:
         images: Two of `(height, width, 3)`, floating point.
         labels: `(2, classes)`, floating point.
-        alpha: An image's share is drawn from Beta(α, α), for each anew.
-        seed: Two whole numbers, the whole randomness.
+        alpha: The first image's share is drawn from Beta(α, α).
+        seed: Two integers, the whole randomness.
 
     Returns:
-        A pair of images and labels like those given.
+        An image and its label `(classes,)`.
 
     Reference: arXiv:1710.09412.
     """
-    shares = tf.cast(_beta((2,), alpha, seed), tf.float32)
-    mixed = tuple(
-        share * own + (1 - share) * other
-        for own, other, share in zip(
-            images, images[::-1], tf.unstack(shares), strict=True
-        )
-    )
-    return mixed, _mixed_labels(labels, shares)
+    share = tf.cast(_beta(alpha, seed), tf.float32)
+    first, second = images
+    mixed = share * first + (1 - share) * second
+    return mixed, _mixed_label(labels, share)
 
 
 def cutmix(images, labels, alpha, seed):
-    """Pastes a box of each of two images into the other.
+    """Pastes a box of the second image into the first.
 
-    A box has the images' aspect; its centre is anywhere, and what lies
+    The box has the images' aspect; its center is anywhere, and what lies
     outside is cut off. Labels are mixed by the pixels that remain.
 
     Args:
         images: As for `mixup`.
         labels: As for `mixup`.
-        alpha: The share an image keeps, before the box is cut off, is drawn
-            from Beta(α, α), for each anew.
-        seed: Two whole numbers, the whole randomness.
+        alpha: The first image's share, before the box is cut off, is drawn
+            from Beta(α, α).
+        seed: Two integers, the whole randomness.
 
     Returns:
         As `mixup`.
@@ -46,25 +42,31 @@ def cutmix(images, labels, alpha, seed):
     Reference: arXiv:1905.04899.
     """
     seeds = tf.random.split(seed, 2)
-    sides = tf.constant(images[0].shape[:2].as_list())
-    kept = tf.cast(_beta((2, 1), alpha, seeds[0]), tf.float32)
+    first, second = images
+    sides = tf.constant(first.shape[:2].as_list())
+    kept = tf.cast(_beta(alpha, seeds[0]), tf.float32)
     extent = tf.cast(tf.sqrt(1 - kept) * tf.cast(sides, tf.float32), tf.int32)
-    centre = tf.random.stateless_uniform((2, 2), seeds[1])
-    centre = tf.cast(centre * tf.cast(sides, tf.float32), tf.int32)
-    low = tf.clip_by_value(centre - extent // 2, 0, sides)  # (2, 2)
-    high = tf.clip_by_value(centre + extent // 2, 0, sides)
-    area = tf.reduce_prod((high - low) / sides, axis=1)
-    mixed = tuple(
-        _pasted(own, other, low[index], high[index])
-        for index, (own, other) in enumerate(
-            zip(images, images[::-1], strict=True)
-        )
-    )
-    return mixed, _mixed_labels(labels, tf.cast(1 - area, tf.float32))
+    center = tf.random.stateless_uniform((2,), seeds[1])
+    center = tf.cast(center * tf.cast(sides, tf.float32), tf.int32)
+    low = tf.clip_by_value(center - extent // 2, 0, sides)
+    high = tf.clip_by_value(center + extent // 2, 0, sides)
+    share = 1 - tf.reduce_prod((high - low) / sides)
+    mixed = with_box(first, second, low, high)
+    return mixed, _mixed_label(labels, tf.cast(share, tf.float32))
 
 
-def _pasted(image, other, low, high):
-    """The image with the box from `low` to before `high` of the other."""
+def with_box(image, other, low, high):
+    """The image with a box of another.
+
+    Args:
+        image: `(height, width, 3)`.
+        other: An image of the same shape and type.
+        low: Row and column where the box begins.
+        high: Row and column before which it ends.
+
+    Returns:
+        An image like `image`.
+    """
     (top, left), (bottom, right) = tf.unstack(low), tf.unstack(high)
     middle = tf.concat(
         [
@@ -78,17 +80,13 @@ def _pasted(image, other, low, high):
     return tf.ensure_shape(pasted, image.shape)
 
 
-def _mixed_labels(labels, shares):
-    shares = shares[:, None]
-    return shares * labels + (1 - shares) * labels[::-1]
+def _mixed_label(labels, share):
+    return share * labels[0] + (1 - share) * labels[1]
 
 
-def _beta(shape, alpha, seed):
+def _beta(alpha, seed):
     # In float64: at α = 0.2 a float32 of the Gamma distribution can be 0.
     draws = tf.random.stateless_gamma(
-        (2, *shape),
-        seed,
-        alpha=tf.constant(alpha, tf.float64),
-        dtype=tf.float64,
+        (2,), seed, alpha=tf.constant(alpha, tf.float64), dtype=tf.float64
     )
     return draws[0] / (draws[0] + draws[1])

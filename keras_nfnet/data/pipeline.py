@@ -10,31 +10,32 @@ from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.corrupt import CorruptCounter, first_good, report
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN, sides
 from keras_nfnet.data.sources import DataInfo, open_source
-from keras_nfnet.data.training_view import mixed_and_augmented, random_view
+from keras_nfnet.data.training_image import (
+    mixed_and_augmented,
+    normalized,
+    random_crop,
+)
 
 __all__ = ["DataInfo", "evaluation_dataset", "load_split", "training_dataset"]
 
-# Neighbours in the stream that may stand in for a broken picture.
-_WINDOW = 16
-
 
 def load_split(name, split, data_dir=None):
-    """A split of a TFDS data set or of a folder, its pictures still encoded.
+    """A split of a TFDS data set or of a folder, its images still encoded.
 
     Args:
         name: A TFDS name, such as `"nf_digits"`, `"imagenet2012"` or
             `"cifar10:3.0.2"`, with the features `image` and `label`.
             `"nf_digits"` is written at its first use; others must have been
-            prepared. Or a path to a folder of pictures, `split/class/picture`
-            or `class/picture`; of the latter a tenth, chosen by a hash of
+            prepared. Or a path to a folder of images, `split/class/image`
+            or `class/image`; of the latter a tenth, chosen by a hash of
             its name, is `"test"` and the rest `"train"`. A folder that
             exists comes before a data set of that name.
         split: Such as `"train"`, or for TFDS also `"test[:10%]"`.
         data_dir: Where TFDS keeps data sets; `None` for its default.
 
     Returns:
-        A `tf.data.Dataset` of `(encoded picture, label)`, always in the same
-        order, and its `DataInfo`.
+        A `tf.data.Dataset` of `(encoded image, label)`, always in the same
+        order, and its `DataInfo`, whose `summary()` says what was found.
 
     Raises:
         ValueError: If the data set or the split is not there, has other
@@ -42,13 +43,12 @@ def load_split(name, split, data_dir=None):
 
     Example:
 
-    >>> pictures, info = load_split("nf_digits", "test")
+    >>> images, info = load_split("nf_digits", "test")
+    >>> print(info.summary())
+    nf_digits/1.0.0, test: 360 images, 10 classes
     """
     source = open_source(name, split, data_dir)
-    dataset = source.examples.map(
-        lambda reference, label, _: (source.read(reference), label)
-    )
-    return dataset, source.info
+    return source.examples.map(source.read), source.info
 
 
 def training_dataset(
@@ -66,28 +66,36 @@ def training_dataset(
 ):
     """Endless shuffled and augmented batches.
 
-    What a batch holds is a function of `seed` and its step alone: an epoch's
-    order follows from the seed and the epoch, an example's augmentation from
-    the seed and its place in the stream. So a run that resumes with
-    `first_step` goes on as if it had not stopped; of what it skips nothing is
-    decoded, and of a folder nothing read. Epochs follow each other without a
-    gap: a batch may hold the end of one and the start of the next.
+    What a batch holds is a function of `seed` and its step alone: the order
+    of a pass over the data follows from the seed and the number of the pass,
+    an example's augmentation from the seed and its place in the stream. So a
+    run that resumes with `first_step` goes on as if it had not stopped. Of
+    what it skips nothing is decoded; of a folder nothing is read, and of a
+    TFDS data set at most what comes before in the files that are then read.
+    Passes follow each other without a gap: a batch may hold the end of one
+    and the start of the next.
 
-    With MixUp or CutMix two neighbours of the batch are mixed, each with the
-    other (the first with the second, the third with the fourth, and so on):
-    so a part of a batch needs no picture of another part, and its content
-    does not depend on how many parts there are.
+    A folder is shuffled as a whole. Of a TFDS data set the files are
+    shuffled, and the examples of each file: see `data/order.py` for how
+    random that is. The parts of a batch come from different files where
+    there are many, so with `shard` one of several workers reads only its
+    part.
 
-    A picture that cannot be decoded is replaced by the next good one of the
-    sixteen it stands among in the stream, under its own augmentation: so
-    what follows keeps its place.
+    With MixUp or CutMix two images go into each one of the batch, and no
+    image is used twice in a pass: a step reads two images for each example,
+    so that in the steps of one epoch each image is read twice, as with the
+    authors.
+
+    An image that cannot be decoded is replaced by the next good one, of the
+    fifteen that follow in the stream or in its file, under its own
+    augmentation: so all others keep their place.
 
     Args:
         name: A TFDS name or a folder, see `load_split`.
         split: The split.
         size: Side of the images in pixels, or `(height, width)`.
         batch_size: Examples of one global batch.
-        seed: A whole number, 0 or more.
+        seed: Integer, 0 or more.
         augment: An `Augmentation`; a function `(image, seed) -> image` on
             float32 images of `size` with pixels 0–255; a name in
             `augmentation.AUGMENTATIONS`; or `None`.
@@ -95,14 +103,14 @@ def training_dataset(
         first_step: Steps to skip.
         shard: `(index, count)`: give the `index`th of `count` equal parts of
             every global batch.
-        max_corrupt: Share of broken pictures in [0, 1] beyond which the
+        max_corrupt: Fraction of broken images in [0, 1] beyond which the
             batches end in an error.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels)`, normalized float32
         `(batch_size / count, size, size, 3)` and float32 labels, one-hot or
         mixed, `(batch_size / count, classes)`; and the split's `DataInfo`,
-        whose `corrupt` counts broken pictures.
+        whose `corrupt` counts broken images.
 
     Raises:
         ValueError: On bad arguments, or see `load_split`.
@@ -120,68 +128,72 @@ def training_dataset(
     _whole("seed", seed, 0)
     _whole("first_step", first_step, 0)
     augment = augmentation.get(augment)
-    unit = 2 if isinstance(augment, Augmentation) and augment.mixes else 1
-    _check_shard(shard, batch_size, unit)
-    index, count = shard
+    augments = isinstance(augment, Augmentation)
+    _check_shard(shard, batch_size)
     source = open_source(name, split, data_dir)
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
 
-    first = first_step * batch_size
-    start = first - first % _WINDOW
+    # Images that one example is made of, and that one step reads: first
+    # those that come first in their mixture, then the others.
+    unit = 2 if augments and augment.mixes else 1
+    read = unit * batch_size
+    index, count = shard
     part = batch_size // count
+    streams = tuple(
+        source.stream(
+            seed, read, first_step, batch_size * first + part * index, part
+        )
+        for first in range(unit)
+    )
 
-    def units(start, window):
-        # The windows' own grid starts at the stream's first example.
-        units = tf.data.Dataset.range(0, _WINDOW, unit)
-        return units.map(lambda offset: (start + offset, offset, window))
+    def decoded(place, candidates, container):
+        seeds = tf.stack([tf.cast(seed, tf.int64), place])
 
-    def is_wanted(place, offset, window):
-        return (place >= first) & (place % batch_size // part == index)
+        def view(candidate):
+            encoded, label = source.read(candidate, container)
+            if augments:
+                return random_crop(encoded, size, augment, seeds), label
+            return graph.resize(graph.decode(encoded), size), label
+
+        name = source.name(candidates[0], container)
+        return *first_good(view, candidates, size), name
 
     @tf.autograph.experimental.do_not_convert
-    def prepared(place, offset, window):
-        references, labels, names = window
-        views = []
-        for each in range(unit):
-            own_seed = tf.stack([tf.cast(seed, tf.int64), place + each])
-
-            def view(reference, own_seed=own_seed):
-                encoded = source.read(reference)
-                if isinstance(augment, Augmentation):
-                    return random_view(encoded, size, augment, own_seed)
-                return graph.resize(graph.decode(encoded), size)
-
-            own = offset + each
-            image, skipped = first_good(view, references, own, size)
-            label = labels[(own + skipped) % _WINDOW]
-            views.append((image, label, skipped, names[own]))
-        images, *others = zip(*views, strict=True)
-        labels, skipped, names = map(tf.stack, others)
-        labels = tf.one_hot(labels, info.classes)
-        if isinstance(augment, Augmentation):
-            images, labels = mixed_and_augmented(
-                images, labels, augment, batch_size, seed, place
+    def prepared(*examples):
+        images, labels, skipped, names = (
+            list(each)
+            for each in zip(*(decoded(*e) for e in examples), strict=True)
+        )
+        place = examples[0][0]
+        seeds = tf.stack([tf.cast(seed, tf.int64), place])
+        one_hot = tf.one_hot(labels, info.classes)
+        image, label = images[0], one_hot[0]
+        if augments:
+            image, label = mixed_and_augmented(
+                images,
+                one_hot,
+                augment,
+                place % read * 2 < batch_size,
+                # `random_crop` draws from the seeds themselves.
+                tf.random.fold_in(seeds, 1),
             )
         elif augment is not None:
-            images = [augment(images[0], own_seed)]
-        return graph.normalize(tf.stack(images)), labels, skipped, names
+            image = augment(image, seeds)
+        image = normalized(tf.ensure_shape(image, (*sides(size), 3)))
+        return image, label, skipped, names, labels
 
-    def batched(images, labels, skipped, names):
-        images = tf.reshape(images, (part, *sides(size), 3))
-        labels = tf.reshape(labels, (part, info.classes))
-        reported = report(counter, skipped, names, _WINDOW)
+    def batched(images, labels, *counted):
+        reported = report(counter, *counted, replaced=True)
         with tf.control_dependencies([reported]):
             return tf.identity(images), labels
 
-    windows = source.windows(seed, start, _WINDOW)
-    places = tf.data.Dataset.range(start, 2**62, _WINDOW)
     dataset = (
-        tf.data.Dataset.zip(places, windows)
-        .flat_map(lambda start, window: units(start, window))
-        .filter(is_wanted)
+        tf.data.Dataset.zip(streams)
+        # Goes on reading while images are decoded. Holds no image itself.
+        .prefetch(part)
         .map(prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(part // unit, drop_remainder=True)
+        .batch(part, drop_remainder=True)
         .map(batched)
         .prefetch(tf.data.AUTOTUNE)
         .apply(
@@ -206,7 +218,7 @@ def evaluation_dataset(
 ):
     """One pass in order, with the paper's evaluation preprocessing.
 
-    Pictures that cannot be decoded are left out of their batch and counted.
+    Images that cannot be decoded are left out of their batch and counted.
 
     Args:
         name: A TFDS name or a folder, see `load_split`.
@@ -215,8 +227,8 @@ def evaluation_dataset(
         batch_size: Examples of one batch; the last may hold fewer.
         data_dir: Where TFDS keeps data sets.
         margin: Pixels to resize beyond `size` before the centre crop; 0 for
-            pictures that are framed tightly, such as the digits.
-        max_corrupt: Share of broken pictures in [0, 1] beyond which the
+            images that are framed tightly, such as the digits.
+        max_corrupt: Fraction of broken images in [0, 1] beyond which the
             batches end in an error.
 
     Returns:
@@ -232,19 +244,21 @@ def evaluation_dataset(
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
 
-    def prepared(reference, label, name):
-        def view(reference):
-            image = graph.decode(source.read(reference))
-            return graph.evaluation_view(image, size, margin)
+    def prepared(number, container):
+        def view(number):
+            encoded, label = source.read(number, container)
+            image = graph.decode(encoded)
+            return graph.evaluation_view(image, size, margin), label
 
-        image, skipped = first_good(view, reference[None], 0, size)
-        label = tf.one_hot(label, info.classes)
-        return graph.normalize(image), label, skipped, name
+        image, label, skipped = first_good(view, number[None], size)
+        image = normalized(tf.ensure_shape(image, (*sides(size), 3)))
+        name = source.name(number, container)
+        return image, tf.one_hot(label, info.classes), skipped, name, label
 
-    def batched(images, labels, skipped, names):
-        reported = report(counter, skipped, names)
+    def batched(images, labels, *counted):
+        reported = report(counter, *counted, replaced=False)
         with tf.control_dependencies([reported]):
-            good = skipped == 0
+            good = counted[0] == 0
             return tf.boolean_mask(images, good), tf.boolean_mask(labels, good)
 
     dataset = (
@@ -267,7 +281,7 @@ def _options():
     return options
 
 
-def _check_shard(shard, batch_size, unit):
+def _check_shard(shard, batch_size):
     is_pair = isinstance(shard, list | tuple) and len(shard) == 2
     if (
         not is_pair
@@ -275,15 +289,13 @@ def _check_shard(shard, batch_size, unit):
         or not 0 <= shard[0] < shard[1]
     ):
         raise ValueError(
-            "`shard` must be (index, count), whole numbers with 0 <= index < "
+            "`shard` must be (index, count), integers with 0 <= index < "
             f"count. Received: shard={shard!r}"
         )
-    if batch_size % (shard[1] * unit):
-        pairs = " of an even number, since images are mixed in pairs"
+    if batch_size % shard[1]:
         raise ValueError(
-            f"`batch_size` must be a multiple of {shard[1] * unit}, for "
-            f"{shard[1]} equal part(s){pairs if unit == 2 else ''}. "
-            f"Received: batch_size={batch_size}, shard={tuple(shard)!r}"
+            f"`batch_size` must be a multiple of {shard[1]}, for as many equal "
+            f"parts. Received: batch_size={batch_size}, shard={tuple(shard)!r}"
         )
 
 

@@ -6,6 +6,7 @@ evaluation. `graph_preprocessing.py` is the same inside TensorFlow graphs.
 
 import io
 import os
+import sys
 
 import keras
 import numpy as np
@@ -27,7 +28,8 @@ def preprocess_input(x, data_format=None):
     Args:
         x: Images with pixels 0–255, `(height, width, 3)` or
             `(batch, height, width, 3)`: a NumPy array, a tensor or a Keras
-            tensor, of any real type. It is not changed in place.
+            tensor, of any real type. On every backend it can also be a
+            tensor of TensorFlow, as in `tf.data`. It is not changed in place.
         data_format: `"channels_last"` or `"channels_first"`; `None` for
             Keras's default.
 
@@ -55,13 +57,16 @@ def preprocess_input(x, data_format=None):
         )
     if isinstance(x, list | tuple) or np.isscalar(x):
         x = np.asarray(x)
-    shape = tuple(x.shape)
+    tensorflow = sys.modules.get("tensorflow")
+    is_tensorflow = tensorflow is not None and tensorflow.is_tensor(x)
+    is_unknown = is_tensorflow and x.shape.rank is None
+    shape = () if is_unknown else tuple(x.shape)
     last = data_format == "channels_last"
     if len(shape) not in (3, 4) or shape[-1 if last else -3] != 3:
         where = "height, width, 3" if last else "3, height, width"
         raise ValueError(
             f"`x` must be RGB images of shape ({where}) or (batch, {where}). "
-            f"Received: x of shape {shape}"
+            f"Received: x of shape {'unknown' if is_unknown else shape}"
         )
     # Subtract and multiply by the reciprocal in float32 or wider; half
     # types are too coarse between the two operations.
@@ -73,7 +78,9 @@ def preprocess_input(x, data_format=None):
         mean, std = mean.reshape(3, 1, 1), std.reshape(3, 1, 1)
     if isinstance(x, np.ndarray):
         return ((x.astype(inner) - mean) / std).astype(result_dtype)
-    return ops.cast((ops.cast(x, inner) - mean) / std, result_dtype)
+    # The other backends' operations take no tensor of a TensorFlow graph.
+    cast = tensorflow.cast if is_tensorflow else ops.cast
+    return cast((cast(x, inner) - mean) / std, result_dtype)
 
 
 def decode_picture(source):
@@ -112,6 +119,10 @@ def decode_picture(source):
             if picture.mode.startswith("I"):  # 16-bit grayscale
                 pixels = np.clip(np.asarray(picture), 0, 65535) >> 8
                 pixels = np.stack([pixels] * 3, axis=-1).astype("uint8")
+            elif picture.mode == "F":
+                raise ValueError("its pixels are floats of an unknown range")
+            elif picture.format == "GIF":
+                pixels = _first_frame(picture)
             else:
                 pixels = np.array(picture.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise many types.
@@ -126,6 +137,13 @@ def decode_picture(source):
             f"{pixels.shape}"
         )
     return pixels
+
+
+def _first_frame(gif):
+    """The first frame alone, black where it is transparent, as TensorFlow."""
+    box = gif.tile[0][1]  # Of the frame, which can be smaller than the screen.
+    pixels = np.array(gif.convert("RGBA").crop(box))
+    return pixels[..., :3] * (pixels[..., 3:] > 0)
 
 
 def evaluation_picture(image, size, margin=EVALUATION_MARGIN):

@@ -1,244 +1,337 @@
-"""RandAugment as keras-cv has it, written anew for speed.
+"""RandAugment with the operations of the paper's authors.
 
-The ten operations, their strengths and how often each is taken are those of
-`keras_cv.layers.RandAugment` 0.9.0 (with its default `rate` of 10/11 and
-`magnitude_stddev` of 0.15); tests compare each operation with keras-cv's for
-the same draws. What differs: all randomness follows from a seed, and shears
-and translations, which move pixels along one axis, interpolate along it only.
+Each operation takes and returns a uint8 image, so one operation truncates
+before the next begins, as with the authors. Pixels from outside of the image
+are gray, 128; those that move are taken from their nearest neighbour.
 
-NOTE: keras-cv's magnitude is a share of the strongest, so the paper's, on
-RandAugment's scale of 30, is divided by 30. That makes the shear of
-magnitudes 5, 10, 15 on the average 0.17, 0.33, 0.5; the authors' is 0.15,
-0.3, 0.45. Divided by 10, by which the authors scale other operations, 15
-would lie beyond keras-cv's strongest.
-
-Reference: arXiv:1909.13719.
+Reference: RandAugment, arXiv:1909.13719; the operations are those of
+AutoAugment, arXiv:1805.09501, as the authors' autoaugment.py has them.
 """
+
+import functools
+import math
 
 import tensorflow as tf
 
-from keras_nfnet.data.augmentation import MAX_MAGNITUDE
+from keras_nfnet.data.mixing import with_box
 
-_STDDEV = 0.15
-# Largest brightening before solarization: beyond it little is left to see.
-_MAX_ADDITION = 110.0
+# Magnitudes are tenths of an operation's range; the paper's 15 exceeds it.
+_MAX_LEVEL = 10
+# The authors' constants, at level 10.
+_ROTATION = 30.0  # degrees
+_POSTERIZE_BITS = 4
+_SOLARIZE_THRESHOLD = 256
+_SOLARIZE_ADDITION = 110
+_SHEAR = 0.3
+_TRANSLATION = 100.0  # pixels
+_CUTOUT = 40  # pixels, half of a side
+
+_FILL = 128
 
 
-# Traced once, however many pipelines and images take it.
+# Traced once, however many pipelines and images use it.
 @tf.function(autograph=False)
 def randaugment(image, layers, magnitude, seed):
     """Applies random operations one after another.
 
+    Every layer picks one of the sixteen `OPERATIONS` with equal probability
+    and always applies it.
+
     Args:
-        image: Float32 `(height, width, 3)`, RGB 0–255.
-        layers: How many operations.
-        magnitude: Their strength, 0 to 30.
-        seed: Two whole numbers, the whole randomness.
+        image: uint8 tensor `(height, width, 3)`, RGB.
+        layers: Number of operations.
+        magnitude: Level of all of them; the paper's are 5, 10 and 15.
+        seed: Two integers, the whole randomness.
 
     Returns:
         An image like `image`.
     """
-    seeds = tf.random.split(seed, 2)
-    uniform = tf.random.stateless_uniform((layers, 3), seeds[0])
-    normal = tf.random.stateless_normal((layers, 2), seeds[1])
-
-    def one_layer(layer, image):
-        draws = strengths(uniform[layer, 1:], normal[layer], magnitude)
-        # One in eleven layers leaves the image as it is.
-        chosen = tf.cast(uniform[layer, 0] * (len(OPERATIONS) + 1), tf.int32)
-        branches = [
-            lambda operation=operation: operation(image, **draws)
-            for operation in OPERATIONS.values()
-        ]
-        return layer + 1, tf.switch_case(
-            chosen, branches, default=lambda: tf.identity(image)
-        )
-
-    # A loop, not a chain of layers: a branch not taken costs time too.
-    return tf.while_loop(
-        lambda layer, _: layer < layers,
-        one_layer,
-        (0, image),
-        parallel_iterations=1,
-    )[1]
+    # Operation, sign, row and column of the cutout.
+    draws = tf.random.stateless_uniform((layers, 4), seed)
+    for drawn in tf.unstack(draws):
+        image = _one_layer(image, magnitude, drawn)
+    return image
 
 
-def strengths(uniform, normal, magnitude):
-    """What the operations take, from random numbers.
-
-    Args:
-        uniform: Two numbers in [0, 1): of these the second is a sign.
-        normal: Two standard-normal numbers.
-        magnitude: 0 to 30.
-
-    Returns:
-        A dictionary of scalars: `spread` in [-m, m] for m = magnitude / 30,
-        uniform; `share` in [0, 1] around m, normal; `sign`; `addition` and
-        `threshold` in pixel values, normal.
-    """
-    mean = magnitude / MAX_MAGNITUDE
-
-    def around(draw, mean):
-        return tf.clip_by_value(mean + _STDDEV * draw, 0.0, 1.0)
-
-    return {
-        "spread": mean * (2 * uniform[0] - 1),
-        "share": around(normal[0], mean),
-        "sign": tf.where(uniform[1] < 0.5, -1.0, 1.0),
-        "addition": around(normal[0], mean) * _MAX_ADDITION,
-        "threshold": around(normal[1], 1 - mean) * 255,
-    }
+def _one_layer(image, magnitude, drawn):
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    center = tf.cast(drawn[2:] * size, tf.int32)
+    branches = [
+        functools.partial(operation, image, magnitude, drawn[1] < 0.5)
+        for operation in OPERATIONS.values()
+    ]
+    cutout = list(OPERATIONS).index("Cutout")
+    branches[cutout] = functools.partial(branches[cutout], center=center)
+    chosen = tf.cast(drawn[0] * len(branches), tf.int32)
+    return tf.switch_case(chosen, branches)
 
 
-def auto_contrast(image, **_):
-    low = _over_pixels(tf.reduce_min, image)
-    high = _over_pixels(tf.reduce_max, image)
+def auto_contrast(image, level=0, negate=False):
+    """Stretches each channel to 0–255."""
+    image = _checked(image)
+    low, high = (
+        tf.cast(_over_pixels(reduce, image), tf.float32)
+        for reduce in (tf.reduce_min, tf.reduce_max)
+    )
     scale = tf.where(high > low, 255 / (high - low), 1.0)
     offset = tf.where(high > low, -low * scale, 0.0)
-    return _clip(image * scale + offset)
+    # By rows of all channels: broadcasting along three is slow.
+    rows = _rows(image)
+    repeats = [tf.shape(image)[1]]
+    stretched = tf.cast(rows, tf.float32) * tf.tile(scale, repeats) + tf.tile(
+        offset, repeats
+    )
+    return tf.reshape(_truncated(stretched), tf.shape(image))
 
 
-def equalize(image, **_):
-    levels = tf.cast(image, tf.int32)
-    counts = tf.stack(
-        [
-            tf.histogram_fixed_width(levels[..., channel], [0, 255], 256)
-            for channel in range(3)
-        ]
+def equalize(image, level=0, negate=False):
+    """Equalizes the histogram of each channel."""
+    image = _checked(image)
+    # By rows of all channels: broadcasting along three is slow.
+    bins = tf.tile(256 * tf.range(3), [tf.shape(image)[1]])
+    bins += tf.cast(_rows(image), tf.int32)
+    counts = tf.math.bincount(
+        tf.reshape(bins, [-1]), minlength=3 * 256, maxlength=3 * 256
     )
-    # The least frequent level does not count, as in keras-cv (in PIL the
-    # last does not).
-    least = tf.reduce_min(
-        tf.where(counts > 0, counts, counts.dtype.max), axis=1, keepdims=True
-    )
-    step = (tf.reduce_sum(counts, axis=1, keepdims=True) - least) // 255
+    counts = tf.reshape(counts, (3, 256))
+    values = tf.range(256)
+    largest = tf.reduce_max(tf.where(counts > 0, values, 0), axis=1)
+    last = tf.gather(counts, largest, batch_dims=1)
+    step = ((tf.reduce_sum(counts, axis=1) - last) // 255)[:, None]
     divisor = tf.maximum(step, 1)
     below = tf.cumsum(counts, axis=1, exclusive=True)
     table = tf.minimum((below + divisor // 2) // divisor, 255)
-    table = tf.where(step == 0, tf.range(256), table)
-    table = tf.cast(tf.reshape(table, [-1]), tf.float32)
-    return tf.gather(table, levels + tf.range(3) * 256)
+    table = tf.cast(tf.where(step == 0, values, table), tf.uint8)
+    equalized = tf.gather(tf.reshape(table, [-1]), bins)
+    return tf.reshape(equalized, tf.shape(image))
 
 
-def solarize(image, addition, threshold, **_):
-    image = _clip(image + addition)
-    # tf.where(image < threshold, image, 255 - image), which is slower.
-    sign = 2 * tf.cast(image < threshold, tf.float32) - 1
-    return sign * (image - 127.5) + 127.5
+def invert(image, level=0, negate=False):
+    """Inverts every pixel."""
+    return 255 - _checked(image)
 
 
-def color(image, share, **_):
-    # Gray is the same matrix product for each channel (tf.image's weights).
-    gray = tf.constant([[0.2989] * 3, [0.587] * 3, [0.114] * 3])
-    mixture = share * gray + (1 - share) * tf.eye(3)
-    mixed = tf.matmul(tf.reshape(image, (-1, 3)), mixture)
-    return _clip(tf.reshape(mixed, image.shape))
+def rotate(image, level, negate=False):
+    """Rotates by 3 degrees a level."""
+    image = _checked(image)
+    degrees = _signed(_ROTATION * _fraction(level), negate)
+    radians = degrees * (math.pi / 180)
+    cos, sin = tf.cos(radians), tf.sin(radians)
+    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32) - 1)
+    left = (width - (cos * width - sin * height)) / 2
+    top = (height - (sin * width + cos * height)) / 2
+    return _moved(image, [cos, -sin, left, sin, cos, top])
 
 
-def contrast(image, spread, **_):
-    mean = _over_pixels(tf.reduce_mean, image)
-    return _clip(image * (1 + spread) - mean * spread)
+def posterize(image, level, negate=False):
+    """Keeps the leading bits of every pixel, 4 at level 10."""
+    bits = int(_POSTERIZE_BITS * _fraction(level))
+    # The authors' shift by 8 bits, for none, is one by 7 in TensorFlow.
+    dropped = min(max(8 - bits, 0), 7)
+    mask = tf.constant(256 - (1 << dropped), tf.uint8)
+    return tf.bitwise.bitwise_and(_checked(image), mask)
 
 
-def brightness(image, spread, **_):
-    return _clip(image + 255 * spread)
+def solarize(image, level, negate=False):
+    """Inverts the pixels from a threshold on, 256 at level 10."""
+    image = _checked(image)
+    threshold = int(_SOLARIZE_THRESHOLD * _fraction(level))
+    if threshold > 255:
+        return tf.identity(image)
+    # As tf.where(image < threshold, image, 255 - image), which is slow.
+    inverted = tf.cast(image >= tf.constant(threshold, tf.uint8), tf.uint8)
+    return tf.bitwise.bitwise_xor(image, 255 * inverted)
 
 
-def shear_x(image, share, sign, **_):
-    height, width = image.shape[:2]
-    shift = share * sign * tf.range(height, dtype=tf.float32)[:, None]
-    columns, weight = _places(shift, tf.range(width + 1), width, height)
-    return _lerp(
-        _pixels(image, tf.range(height)[:, None] * width + columns),
-        weight[..., None],
-        axis=1,
-    )
+def solarize_add(image, level, negate=False):
+    """Brightens the pixels below 128, by 110 at level 10."""
+    image = _checked(image)
+    addition = min(int(_SOLARIZE_ADDITION * _fraction(level)), 255)
+    dark = tf.cast(image < tf.constant(128, tf.uint8), tf.uint8)
+    return image + tf.minimum(addition * dark, 255 - image)
 
 
-def shear_y(image, share, sign, **_):
-    height, width = image.shape[:2]
-    shift = share * sign * tf.range(width, dtype=tf.float32)
-    rows, weight = _places(shift, tf.range(height + 1)[:, None], height, width)
-    return _lerp(
-        _pixels(image, rows * width + tf.range(width)),
-        weight[:, None],
-        axis=0,
-    )
+def color(image, level, negate=False):
+    """Blends with the image's own gray."""
+    return _blended(tf.image.rgb_to_grayscale, image, level)
 
 
-def translate_x(image, spread, **_):
-    width = image.shape[1]
-    columns, weight = _places(
-        -spread * width, tf.range(width + 1), width, width
-    )
-    return _lerp(tf.gather(image, columns, axis=1), weight, axis=1)
+def contrast(image, level, negate=False):
+    """Blends with one gray for all pixels."""
+
+    def gray(image):
+        # The mean of the histogram's counts, not of the pixels: the authors'.
+        mean = tf.size(image) // (3 * 256)
+        return tf.cast(tf.minimum(mean, 255), tf.uint8)
+
+    return _blended(gray, image, level)
 
 
-def translate_y(image, spread, **_):
-    height = image.shape[0]
-    rows, weight = _places(
-        -spread * height, tf.range(height + 1), height, height
-    )
-    return _lerp(tf.gather(image, rows), weight, axis=0)
+def brightness(image, level, negate=False):
+    """Blends with black."""
+    return _blended(lambda _: tf.constant(0, tf.uint8), image, level)
 
 
+def sharpness(image, level, negate=False):
+    """Blends with a smoothed image; the border stays as it is."""
+
+    def smooth(image):
+        kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32)
+        kernel = tf.tile(kernel[..., None, None] / 13, (1, 1, 3, 1))
+        smoothed = tf.nn.depthwise_conv2d(
+            tf.cast(image, tf.float32)[None], kernel, (1, 1, 1, 1), "SAME"
+        )
+        # Of an image of a single row, the last row is the first.
+        rows = image[1:-1]
+        inner = _truncated(smoothed[0, 1:-1, 1:-1])
+        middle = tf.concat([rows[:, :1], inner, rows[:, 1:][:, -1:]], axis=1)
+        return tf.concat([image[:1], middle, image[1:][-1:]], axis=0)
+
+    return _blended(smooth, image, level)
+
+
+def shear_x(image, level, negate=False):
+    """Moves each row by 0.03 of its number a level."""
+    shear = _signed(_SHEAR * _fraction(level), negate)
+    return _moved(_checked(image), [1.0, shear, 0.0, 0.0, 1.0, 0.0])
+
+
+def shear_y(image, level, negate=False):
+    """Moves each column by 0.03 of its number a level."""
+    shear = _signed(_SHEAR * _fraction(level), negate)
+    return _moved(_checked(image), [1.0, 0.0, 0.0, shear, 1.0, 0.0])
+
+
+def translate_x(image, level, negate=False):
+    """Moves to the left by 10 pixels a level."""
+    return _translated(_checked(image), level, negate, axis=1)
+
+
+def translate_y(image, level, negate=False):
+    """Moves upwards by 10 pixels a level."""
+    return _translated(_checked(image), level, negate, axis=0)
+
+
+def cutout(image, level, negate=False, center=None):
+    """Covers a square with gray, of 8 pixels a level on a side.
+
+    Args:
+        image: uint8 image `(height, width, 3)`.
+        level: The level.
+        negate: Has no effect.
+        center: Row and column of the square's center in pixels; `None` for
+            the image's middle. What lies outside is cut off.
+    """
+    image = _checked(image)
+    size = tf.shape(image)[:2]
+    center = size // 2 if center is None else tf.cast(center, tf.int32)
+    half = int(_CUTOUT * _fraction(level))
+    low = tf.clip_by_value(center - half, 0, size)
+    high = tf.clip_by_value(center + half, 0, size)
+    gray = tf.fill(tf.shape(image), tf.constant(_FILL, tf.uint8))
+    return with_box(image, gray, low, high)
+
+
+# In the authors' order. Each takes `(image, level, negate=False)`; `negate`
+# turns the direction of those that have one.
 OPERATIONS = {
-    "auto_contrast": auto_contrast,
-    "equalize": equalize,
-    "solarize": solarize,
-    "color": color,
-    "contrast": contrast,
-    "brightness": brightness,
-    "shear_x": shear_x,
-    "shear_y": shear_y,
-    "translate_x": translate_x,
-    "translate_y": translate_y,
+    "AutoContrast": auto_contrast,
+    "Equalize": equalize,
+    "Invert": invert,
+    "Rotate": rotate,
+    "Posterize": posterize,
+    "Solarize": solarize,
+    "Color": color,
+    "Contrast": contrast,
+    "Brightness": brightness,
+    "Sharpness": sharpness,
+    "ShearX": shear_x,
+    "ShearY": shear_y,
+    "TranslateX": translate_x,
+    "TranslateY": translate_y,
+    "Cutout": cutout,
+    "SolarizeAdd": solarize_add,
 }
 
 
-def _places(shift, indices, length, largest_shift):
-    """Where pixels that move along one axis come from.
-
-    Args:
-        shift: By how many pixels they move, of a shape that broadcasts.
-        indices: The axis's indices, and one more: the upper neighbour of a
-            place is the lower neighbour of the next.
-        length: The axis's pixels.
-        largest_shift: The most that `shift` can be.
-
-    Returns:
-        The lower neighbours, reflected into the axis with the edge repeated,
-        and the upper neighbours' share.
-    """
-    whole = tf.floor(shift)
-    places = indices + tf.cast(whole, tf.int32)
-    if largest_shift > length:
-        places = tf.math.floormod(places, 2 * length)
-    places = tf.where(places < 0, -1 - places, places)
-    places = tf.where(places < length, places, 2 * length - 1 - places)
-    # One beyond the reflection's end is only met with a share of 0.
-    return tf.maximum(places, 0), shift - whole
+def _checked(image):
+    if not tf.is_tensor(image):
+        image = tf.convert_to_tensor(image)
+    shape = image.shape
+    if image.dtype != tf.uint8 or shape.rank != 3 or shape[-1] != 3:
+        raise ValueError(
+            "`image` must be a uint8 image of shape (height, width, 3). "
+            f"Received: image of dtype {image.dtype.name} and shape {shape}"
+        )
+    return image
 
 
-def _pixels(image, indices):
-    return tf.gather(tf.reshape(image, (-1, 3)), indices)
+def _fraction(level):
+    if not 0 <= level < math.inf:
+        raise ValueError(
+            f"`level` must be a number, 0 or more. Received: level={level!r}"
+        )
+    return level / _MAX_LEVEL
 
 
-def _lerp(pixels, weight, axis):
-    """Interpolates between neighbours along an axis, which loses one."""
-    lower, upper = (
-        (pixels[:-1], pixels[1:])
-        if axis == 0
-        else (pixels[:, :-1], pixels[:, 1:])
+def _signed(value, negate):
+    return tf.where(negate, -value, value)
+
+
+def _moved(image, transform):
+    """Takes each pixel (x, y) from `transform` of (x, y)."""
+    transform = tf.stack([*transform, 0.0, 0.0])
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=transform[None],
+        output_shape=tf.shape(image)[:2],
+        fill_value=float(_FILL),
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
     )
-    return lower + weight * (upper - lower)
+    return tf.ensure_shape(moved[0], image.shape)
 
 
-def _over_pixels(reduction, image):
+def _translated(image, level, negate, axis):
+    shift = _TRANSLATION * _fraction(level)
+    if shift != int(shift):
+        transform = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        transform[2 if axis else 5] = _signed(shift, negate)
+        return _moved(image, transform)
+    # Cut from the image between two gray ones, by whole pixels.
+    size = tf.shape(image)[axis]
+    shift = tf.minimum(int(shift), size)
+    begin = size + _signed(shift, negate)
+    if axis:
+        rows, begin, size = _rows(image), 3 * begin, 3 * size
+    else:
+        rows = image
+    gray = tf.fill(tf.shape(rows), tf.constant(_FILL, tf.uint8))
+    wide = tf.concat([gray, rows, gray], axis)
+    moved = (
+        wide[:, begin : begin + size] if axis else wide[begin : begin + size]
+    )
+    return tf.reshape(moved, tf.shape(image))
+
+
+def _blended(other, image, level):
+    """Extrapolates from another image through this one; 1 is this one."""
+    image = _checked(image)
+    factor = 1.8 * _fraction(level) + 0.1
+    if factor == 1:
+        return tf.identity(image)
+    other = tf.cast(other(image), tf.float32)
+    return _truncated(other + factor * (tf.cast(image, tf.float32) - other))
+
+
+def _truncated(pixels):
+    return tf.cast(tf.clip_by_value(pixels, 0.0, 255.0), tf.uint8)
+
+
+def _rows(image):
+    return tf.reshape(image, (tf.shape(image)[0], -1))
+
+
+def _over_pixels(reduce, image):
     # Over rows first: a reduction to three numbers at once is slow.
-    rows = tf.reshape(image, (image.shape[0], -1))
-    return reduction(tf.reshape(reduction(rows, axis=0), (-1, 3)), axis=0)
-
-
-def _clip(image):
-    return tf.clip_by_value(image, 0.0, 255.0)
+    return reduce(tf.reshape(reduce(_rows(image), axis=0), (-1, 3)), axis=0)

@@ -1,15 +1,18 @@
 """Where examples come from: TFDS data sets and folders, in a seed's order."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
-from keras_nfnet.data import folder
-from keras_nfnet.data.corrupt import CorruptCounter
+from keras_nfnet.data import folder, stored
+from keras_nfnet.data.corrupt import CANDIDATES, CorruptCounter
+from keras_nfnet.data.labels import check_names
 
-# Encoded pictures held to shuffle from: 1.8 GB at ImageNet's 110 kB each.
-_SHUFFLE_BUFFER = 16_384
+# How many classes `DataInfo.summary` counts one by one.
+_COUNTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,9 @@ class DataInfo:
         examples: Number of examples.
         classes: Number of classes.
         label_names: One name per class.
+        counts: Number of examples of each class, or `None`: data sets of
+            TFDS do not store it.
+        left_out: One line on each kind of files that are left out, and why.
         corrupt: The pipeline's `CorruptCounter`; `None` without pipeline.
     """
 
@@ -30,6 +36,8 @@ class DataInfo:
     examples: int
     classes: int
     label_names: tuple
+    counts: tuple | None = None
+    left_out: tuple = ()
     corrupt: CorruptCounter | None = dataclasses.field(
         default=None, compare=False
     )
@@ -38,154 +46,128 @@ class DataInfo:
         """Full batches in one pass over the split."""
         return self.examples // batch_size
 
+    def summary(self):
+        """A few lines on what was found.
+
+        Returns:
+            A string: the split, its numbers of images and classes, the
+            images of each class, where they are known, and what was left
+            out.
+        """
+        lines = [
+            f"{self.name}, {self.split}: {self.examples:,} images, "
+            f"{self.classes:,} classes"
+        ]
+        if self.counts is not None:
+            named = list(zip(self.label_names, self.counts, strict=True))
+            if len(named) > _COUNTED:
+                named.sort(key=lambda each: each[1])
+                few, many = named[0], named[-1]
+                lines.append(
+                    f"  from {few[1]:,} images ({few[0]}) to {many[1]:,} "
+                    f"({many[0]}) a class"
+                )
+            else:
+                counted = (f"{name} {count:,}" for name, count in named)
+                lines.append(f"  {', '.join(counted)}")
+        lines += [f"  left out: {line}" for line in self.left_out]
+        return "\n".join(lines)
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A split whose pictures are not yet read or decoded.
+    """A split whose images are not yet decoded.
+
+    An example is a number in a container: a file's examples, read into
+    memory, or for folders nothing.
 
     Args:
         info: Its `DataInfo`.
-        examples: `tf.data.Dataset` of `(reference, label, name)` in the
-            order of the files.
-        read: A function of a reference that gives the encoded picture.
-        windows: A function `(seed, place, size)` that gives the endless
-            shuffled stream from its `place`th example on, as a dataset of
-            `(references, labels, names)` of `size` examples each.
+        examples: `tf.data.Dataset` of `(number, container)` in the order of
+            the files.
+        stream: A function `(seed, batch, first_step, start, count)` that
+            gives the endless shuffled stream of those who need images
+            `start` to `start + count` of each batch from `first_step` on,
+            where `batch` images are read in a step: a dataset of
+            `(place, numbers, container)`. `place` is the image's place in
+            the whole stream, and `numbers` are its number and those of up
+            to fifteen others that may replace it.
+        read: A function `(number, container)` that gives the encoded image
+            and its label.
+        name: A function `(number, container)` that gives the example's name.
     """
 
     info: DataInfo
     examples: tf.data.Dataset
+    stream: Callable
     read: Callable
-    windows: Callable
+    name: Callable
 
 
 def open_source(name, split, data_dir=None):
     """Opens a split of a TFDS data set or of a folder; see `load_split`."""
     if folder.is_folder(name):
-        return _folder_source(name, split)
-    return _tfds_source(name, split, data_dir)
+        source = _folder_source(name, split)
+    else:
+        source = _tfds_source(name, split, data_dir)
+    check_names(source.info.label_names, f"The classes of {source.info.name!r}")
+    return source
 
 
 def _folder_source(root, split):
-    names, labels, classes = folder.list_pictures(root, split)
-    info = DataInfo(str(root), split, len(names), len(classes), classes)
-    paths = tf.constant(
-        [str(folder.Path(root).expanduser() / n) for n in names]
+    found = folder.find_images(root, split)
+    info = DataInfo(
+        name=str(root),
+        split=split,
+        examples=len(found.names),
+        classes=len(found.classes),
+        label_names=found.classes,
+        counts=tuple(np.bincount(found.labels, minlength=len(found.classes))),
+        left_out=found.left_out,
     )
-    names, labels = tf.constant(names), tf.constant(labels, tf.int64)
+    # As bytes: names of files need not be UTF-8.
+    names = tf.constant([os.fsencode(name) for name in found.names])
+    labels = tf.constant(found.labels, tf.int64)
+    root = os.fsencode(os.path.join(os.path.expanduser(root), ""))
 
-    def windows(seed, place, size):
-        def window(first):
-            places = first + tf.range(size, dtype=tf.int64)
-            epochs = places // info.examples
-            runs = tf.fill([size], tf.cast(seed, tf.int64))
+    def read(number, _):
+        return tf.io.read_file(root + names[number]), labels[number]
+
+    def stream(seed, batch, first_step, start, count):
+        def places(step):
+            return step * batch + start + tf.range(count, dtype=tf.int64)
+
+        def candidates(place):
+            each = place + tf.range(CANDIDATES, dtype=tf.int64)
+            seeds = [tf.fill([CANDIDATES], tf.constant(seed, tf.int64))]
+            seeds += [tf.zeros_like(each), each // info.examples]
             # The operation itself: index_shuffle takes no vector of seeds.
-            index = tf.raw_ops.RandomIndexShuffle(
-                index=places % info.examples,
-                seed=tf.stack([runs, tf.zeros_like(runs), epochs], axis=1),
+            numbers = tf.raw_ops.RandomIndexShuffle(
+                index=each % info.examples,
+                seed=tf.stack(seeds, axis=1),
                 max_index=tf.constant(info.examples - 1, tf.int64),
             )
-            return [tf.gather(each, index) for each in (paths, labels, names)]
+            return place, numbers, _NO_CONTAINER
 
-        places = tf.data.Dataset.range(place, 2**62, size)
-        return places.map(lambda first: tuple(window(first)))
+        steps = tf.data.Dataset.range(first_step, 2**62)
+        return steps.map(places).unbatch().map(candidates)
 
-    examples = tf.data.Dataset.from_tensor_slices((paths, labels, names))
-    return Source(info, examples, tf.io.read_file, windows)
+    examples = tf.data.Dataset.range(info.examples)
+    examples = examples.map(lambda number: (number, _NO_CONTAINER))
+    return Source(info, examples, stream, read, lambda n, _: names[n])
 
 
 def _tfds_source(name, split, data_dir):
-    import tensorflow_datasets as tfds
-
-    builder = _builder(name, data_dir)
-    features = builder.info.features
-    if not {"image", "label"} <= set(features or ()) or not isinstance(
-        features["label"], tfds.features.ClassLabel
-    ):
-        raise ValueError(
-            "The data set must have the features `image` and `label`, a "
-            f"class. Received: name={name!r} with the features "
-            f"{sorted(features or ())}"
-        )
-    try:
-        count = builder.info.splits[split].num_examples
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ValueError(
-            f"`split` must be one of {', '.join(builder.info.splits)}, or a "
-            f'part such as "train[:10%]". Received: split={split!r}'
-        ) from error
-    if not count:
-        raise ValueError(
-            f"The split must have examples. Received: split={split!r} of "
-            f"name={name!r}, which is empty"
-        )
+    data = stored.StoredSplit(name, split, data_dir)
     info = DataInfo(
-        name=builder.info.full_name,
+        name=data.name,
         split=split,
-        examples=count,
-        classes=features["label"].num_classes,
-        label_names=tuple(features["label"].names),
+        examples=data.examples,
+        classes=len(data.label_names),
+        label_names=data.label_names,
     )
-    examples = builder.as_dataset(
-        split=split,
-        decoders={"image": tfds.decode.SkipDecoding()},
-        shuffle_files=False,
-        read_config=tfds.ReadConfig(add_tfds_id=True),
-    ).map(lambda each: (each["image"], each["label"], each["tfds_id"]))
-
-    def windows(seed, place, size):
-        first_epoch, skipped = divmod(place, count)
-        epochs = tf.data.Dataset.range(first_epoch, 2**62)
-        stream = epochs.flat_map(
-            lambda epoch: _shuffled(info, examples, seed, epoch)
-        )
-        return stream.skip(skipped).batch(size, drop_remainder=True)
-
-    return Source(info, examples, lambda encoded: encoded, windows)
+    return Source(info, data.in_order(), data.stream, data.read, data.name_of)
 
 
-def _shuffled(info, examples, seed, epoch):
-    # NOTE: with more examples than the buffer holds, neighbours in the
-    # files stay near each other.
-    seeds = tf.random.experimental.stateless_fold_in(
-        tf.constant([seed, 0], tf.int64), epoch
-    )
-    # The operation itself: Dataset.shuffle mixes TensorFlow's global
-    # seed in, and fails on a tensor where that is 0.
-    return tf.data.experimental.from_variant(
-        tf.raw_ops.ShuffleDataset(
-            input_dataset=tf.data.experimental.to_variant(examples),
-            buffer_size=min(info.examples, _SHUFFLE_BUFFER),
-            seed=seeds[0],
-            seed2=seeds[1],
-            output_types=[spec.dtype for spec in examples.element_spec],
-            output_shapes=[spec.shape for spec in examples.element_spec],
-            reshuffle_each_iteration=False,
-        ),
-        structure=examples.element_spec,
-    )
-
-
-def _builder(name, data_dir):
-    import tensorflow_datasets as tfds
-
-    if str(name).split(":")[0].split("/")[0] == "nf_digits":
-        from keras_nfnet.data.digits import digits_builder
-
-        return digits_builder(data_dir)
-    try:
-        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
-        prepared = bool(builder.info.splits)
-    except Exception as error:  # TFDS raises many types here.
-        raise ValueError(
-            "`name` must be the name of a TFDS data set, such as "
-            '"imagenet2012", or a folder of class folders. '
-            f"Received: name={name!r} ({error})"
-        ) from error
-    if not prepared:
-        raise ValueError(
-            f"The data set must be prepared first, with `tfds build {name}` "
-            f"or `tfds.load({name!r})`. Received: name={name!r}, not found "
-            f"in data_dir={str(builder.data_dir)!r}"
-        )
-    return builder
+# For folders, where every image is a file of its own.
+_NO_CONTAINER = 0

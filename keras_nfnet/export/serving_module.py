@@ -54,7 +54,8 @@ def serving_signatures(
         return tf.nn.softmax(outputs) if add_softmax else outputs
 
     def view(encoded):
-        return graph.evaluation_view(graph.decode(encoded), size, margin)
+        image = graph.decode_without_python(encoded)
+        return graph.evaluation_view(image, size, margin)
 
     @tf.function(
         input_signature=[

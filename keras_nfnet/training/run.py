@@ -145,6 +145,8 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
     data = TrainingData(recipe, batch_size, data_dir)
     info, steps = data.info, data.steps
     evaluation, test_info = evaluation_data(recipe, batch_size, data_dir)
+    if verbose and engine.chief:
+        print(info.summary(), test_info.summary(), sep="\n")
 
     # Here and not before: writing a data set draws from the same generators.
     keras.utils.set_random_seed(recipe.seed)

@@ -1,28 +1,34 @@
-"""From encoded training pictures to what the paper trains on."""
+"""From encoded training images to what the paper trains on."""
 
+import numpy as np
 import tensorflow as tf
 
 from keras_nfnet.data import graph_preprocessing as graph
 from keras_nfnet.data import mixing, randaugment
-from keras_nfnet.data.preprocessing import EVALUATION_MARGIN, sides
+from keras_nfnet.data.preprocessing import (
+    EVALUATION_MARGIN,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    sides,
+)
 
 
-def random_view(encoded, size, augmentation, seed):
-    """Decodes a random crop of a picture, flips and resizes it.
+def random_crop(encoded, size, augmentation, seed):
+    """Decodes a random crop of an image, flips and resizes it.
 
     Args:
         encoded: Scalar string tensor: any format of `graph.decode`.
-        size: Side of the view in pixels, or `(height, width)`.
+        size: Side of the result in pixels, or `(height, width)`.
         augmentation: An `Augmentation`, for its crop and flip.
-        seed: Two whole numbers, the whole randomness.
+        seed: Two integers, the whole randomness.
 
     Returns:
         A float32 tensor `(size, size, 3)`, RGB around 0–255: bicubic
         overshoots are not clipped.
     """
     seed = tf.random.split(seed, 2)
-    # Only of a JPEG of one or three components are the crop's pixels had
-    # without the others' (with four, chroma differs at the crop's edge).
+    # Decodes the crop alone of a JPEG of one or three components (with four,
+    # chroma differs at the crop's edge).
     starts_as_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
     shape = tf.cond(
         starts_as_jpeg,
@@ -48,24 +54,22 @@ def random_view(encoded, size, augmentation, seed):
     return graph.resize(image, size)
 
 
-def mixed_and_augmented(images, labels, augment, batch_size, seed, place):
-    """Mixes the images of one unit and applies RandAugment to each.
+def mixed_and_augmented(images, labels, augment, is_first_half, seed):
+    """Mixes two images into one and applies RandAugment to it.
 
     Args:
         images: One image, or two where they are mixed, each
             `(height, width, 3)`, RGB around 0–255.
-        labels: `(unit, classes)`.
+        labels: `(len(images), classes)`.
         augment: An `Augmentation`.
-        batch_size: Examples of one global batch.
-        seed: The run's seed.
-        place: The first image's place in the stream.
+        is_first_half: Whether the image is in the half of the batch that
+            MixUp is for, where there is CutMix too.
+        seed: Two integers, the whole randomness.
 
     Returns:
-        Images and labels like those given.
+        An image `(height, width, 3)` and its label `(classes,)`.
     """
-    seeds = tf.stack([tf.cast(seed, tf.int64), place])
-    # random_view draws from the seed itself; what follows must not repeat it.
-    seeds = tf.random.split(tf.random.fold_in(seeds, 1), 1 + len(images))
+    seeds = tf.random.split(seed, 2)
 
     def mix(how, alpha):
         return lambda: how(images, labels, alpha, seeds[0])
@@ -79,24 +83,30 @@ def mixed_and_augmented(images, labels, augment, batch_size, seed, place):
         if alpha
     ]
     if len(kinds) == 2:
-        in_first_half = place % batch_size * 2 < batch_size
-        images, labels = tf.cond(in_first_half, *kinds)
-    elif kinds:
-        images, labels = kinds[0]()
+        image, label = tf.cond(is_first_half, *kinds)
+    else:
+        image, label = kinds[0]() if kinds else (images[0], labels[0])
     if augment.randaugment_layers:
-        images = [
-            randaugment.randaugment(
-                # As with the authors, the overshoots go here.
-                tf.clip_by_value(image, 0.0, 255.0),
-                augment.randaugment_layers,
-                augment.randaugment_magnitude,
-                image_seed,
-            )
-            for image, image_seed in zip(
-                images, tf.unstack(seeds[1:]), strict=True
-            )
-        ]
-    return images, labels
+        image = randaugment.randaugment(
+            # As with the authors, overshoots and fractions go here.
+            tf.cast(tf.clip_by_value(image, 0.0, 255.0), tf.uint8),
+            augment.randaugment_layers,
+            augment.randaugment_magnitude,
+            seeds[1],
+        )
+    return image, label
+
+
+def normalized(image):
+    """As `graph.normalize` for one image of a known size."""
+    height, width, _ = image.shape
+    # By rows of all channels: broadcasting along three is slow.
+    mean, std = (
+        np.tile(np.float32(values), width)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    rows = tf.cast(tf.reshape(image, (height, -1)), tf.float32)
+    return tf.reshape((rows - mean) / std, image.shape)
 
 
 def _window(shape, size, augmentation, seed):
@@ -104,7 +114,7 @@ def _window(shape, size, augmentation, seed):
     whole = tf.stack([0, 0, shape[0], shape[1]])
     if augmentation.crop_area[0] == 1:
         return whole
-    # NOTE: the authors ask for 10% of the picture besides, which makes the
+    # NOTE: the authors ask for 10% of the image besides, which makes the
     # paper's 8% the same as 10%.
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         shape,
@@ -118,7 +128,7 @@ def _window(shape, size, augmentation, seed):
     )
     window = tf.concat([begin[:2], extent[:2]], 0)
     # After ten misses the whole comes back: then the authors take the
-    # centre, of the aspect of the view.
+    # centre, of the aspect of the result.
     return tf.cond(
         tf.reduce_all(window == whole),
         lambda: _centre(shape, sides(size)),

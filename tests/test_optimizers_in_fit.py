@@ -41,6 +41,7 @@ def values(model):
     return [ops.convert_to_numpy(v) for v in model.trainable_variables]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", OPTIMIZERS, ids=lambda c: c.__name__)
 def test_every_keras_optimizer_trains_plain_and_with_agc(base):
     if base.__name__ == "Muon" and keras.__version__.startswith("3.12."):

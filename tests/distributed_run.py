@@ -1,7 +1,7 @@
 """One run of three steps on an engine, in a process of its own.
 
     python tests/distributed_run.py OUT.npz STRATEGY [--clip-before-sum]
-        [--devices N] [--refusals] [--sam]
+        [--devices N] [--refusals] [--sam FRACTION]
 
 Writes the final weights, momenta and logs. Half of each batch has images
 ten times larger, so that one replica's gradients dwarf the others'.
@@ -18,7 +18,7 @@ parser.add_argument("strategy")
 parser.add_argument("--devices", type=int, default=1)
 parser.add_argument("--clip-before-sum", action="store_true")
 parser.add_argument("--refusals", action="store_true")
-parser.add_argument("--sam", action="store_true")
+parser.add_argument("--sam", type=float)
 options = parser.parse_args()
 
 backend = os.environ["KERAS_BACKEND"]
@@ -143,6 +143,7 @@ def build(optimizer):
         optimizer,
         keras.losses.CategoricalCrossentropy(),
         sam_rho=0.05 if options.sam else None,
+        sam_fraction=options.sam or 1.0,
     )
     return model
 

@@ -34,7 +34,6 @@ REFUSE_NOTHING = {
     "keras_nfnet.diagnostics.variant_table",
     "keras_nfnet.export.ExportReport",
     "keras_nfnet.layers.standardize",
-    "keras_nfnet.optimizers.unitwise_norm",
     "keras_nfnet.training.recipes.names",
 }
 # These follow nobody's paper or code: they have no Reference.

@@ -106,11 +106,12 @@ def test_mirrored_strategy_is_one_device(one, tmp_path):
         assert advice in messages[name], name
 
 
-def test_sam_under_mirrored_strategy_is_sam_on_one_device(one, tmp_path):
+@pytest.mark.parametrize("sam", ["--sam=1", "--sam=0.25"])
+def test_sam_under_mirrored_strategy_is_sam_on_one_device(sam, one, tmp_path):
     alone, two = tmp_path / "one.npz", tmp_path / "two.npz"
     finish(
-        start("tensorflow", alone, "one", "--sam"),
-        start("tensorflow", two, "mirrored", "--devices=2", "--sam"),
+        start("tensorflow", alone, "one", sam),
+        start("tensorflow", two, "mirrored", "--devices=2", sam),
     )
     expected = np.load(alone)
     assert distance(np.load(two), expected) < 1e-5
@@ -154,6 +155,15 @@ def test_eight_devices_on_jax_are_one(one, clipped_by_parts, tmp_path):
     out = tmp_path / "eight.npz"
     finish(start("jax", out, "auto", "--devices=8"))
     check(np.load(out), clipped_by_parts, one("jax"), replicas=8)
+
+
+def test_sam_on_a_fraction_over_eight_devices_on_jax_is_one(one, tmp_path):
+    alone, eight = tmp_path / "one.npz", tmp_path / "eight.npz"
+    finish(start("jax", alone, "one", "--sam=0.5"))
+    finish(start("jax", eight, "auto", "--devices=8", "--sam=0.5"))
+    expected = np.load(alone)
+    assert distance(np.load(eight), expected) < 1e-5
+    assert distance(one("jax"), expected) > 1e-3
 
 
 def test_two_processes_on_jax_are_one_device(one, clipped_by_parts, tmp_path):

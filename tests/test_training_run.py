@@ -74,6 +74,7 @@ def test_recipes_of_imagenet_are_the_papers(name):
     assert recipe.precision == "mixed_bfloat16"
     assert recipe.stochastic_depth_rate == 0.25
     assert (recipe.sam_rho is not None) == (name == "f6")
+    assert recipe.sam_fraction == (0.2 if name == "f6" else 1.0)
 
 
 def test_ablations_end_where_the_nfnet_begins():

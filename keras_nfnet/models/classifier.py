@@ -119,13 +119,21 @@ class NFNetModel(TrainingStep, keras.Model):
         self._sam_rho = sam_rho
         self._sam_fraction = sam_fraction
         self._clipped_by_stage = bool(clipped_by_stage)
+        self._refuse_what_cannot_be()
+
+    def _refuse_what_cannot_be(self):
+        """Refuses settings that exclude each other, or that the engine lacks.
+
+        A `MultiOptimizer` made of a function knows its parts only when it is
+        built, after `compile`; so the step calls this too.
+        """
         for part in parts_of(self.optimizer):
-            if sam_rho is not None and part.gradient_accumulation_steps:
+            if self._sam_rho and part.gradient_accumulation_steps:
                 raise ValueError(
                     "SAM needs the gradient of the whole batch before it "
                     "takes the second, and so cannot accumulate gradients: "
                     "leave out `sam_rho` or `gradient_accumulation_steps`. "
-                    f"Received: sam_rho={sam_rho!r}, "
+                    f"Received: sam_rho={self._sam_rho!r}, "
                     "gradient_accumulation_steps="
                     f"{part.gradient_accumulation_steps}"
                 )

@@ -14,6 +14,7 @@ class TrainingStep:
     """`train_step` of `NFNetModel`: Keras's own, or SAM's, and the logs."""
 
     def train_step(self, state, data):
+        self._refuse_what_cannot_be()
         if self._sam_rho is None:
             logs, state = super().train_step(state, data)
         else:

@@ -53,6 +53,8 @@ def share_of(data, fraction, parts=1):
         return data
 
     def of(x):
+        if x is None:  # No targets, or no weights of examples.
+            return None
         size = x.shape[0]
         if size is None:
             size = ops.shape(x)[0]

@@ -10,6 +10,7 @@ class StatefulStep:
     """`train_step` of `NFNetModel`: Keras's own, or SAM's, and the logs."""
 
     def train_step(self, data):
+        self._refuse_what_cannot_be()
         if self._sam_rho is None:
             logs = super().train_step(data)
         else:

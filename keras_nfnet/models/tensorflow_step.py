@@ -94,9 +94,9 @@ class TrainingStep(StatefulStep):
         optimizer = self.optimizer
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             raise ValueError(
-                f"{engine} with mixed_float16 cannot be: Keras looks for "
-                "infinities on the first replica only, and another's would "
-                "reach the weights. Use mixed_bfloat16. Received: "
+                f"mixed_float16 is not supported under {engine}: Keras checks "
+                "only the first replica for infinities. Use mixed_bfloat16. "
+                "Received: "
                 f"optimizer={type(optimizer).__name__} on {replicas} replicas"
             )
         for part in parts_of(optimizer):

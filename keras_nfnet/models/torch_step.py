@@ -16,9 +16,11 @@ class TrainingStep(StatefulStep):
 
     def _differentiate(self, scaled_loss, values):
         leaves = [value.detach().requires_grad_() for value in values]
-        scaled, aux = scaled_loss(leaves)
+        scaled, (loss, y_pred, updates) = scaled_loss(leaves)
         gradients = torch.autograd.grad(scaled, leaves, allow_unused=True)
-        return tree.map_structure(_detached, aux), list(gradients)
+        # The predictions as they are: a copy would lose their masks.
+        kept = tree.map_structure(_detached, (loss, updates))
+        return (kept[0], y_pred, kept[1]), list(gradients)
 
     def _apply(self, gradients, variables):
         with torch.no_grad():

@@ -14,7 +14,7 @@ from keras_nfnet.optimizers.clipping import unit_axes
 
 # Where a layer keeps what is a vector by role, whatever its shape: the bias
 # of an attention head is `(heads, size)`, that of a GRU `(2, 3 * units)`.
-_VECTORS = ("bias", "gamma", "beta", "gain")
+_VECTORS = ("bias", "gamma", "beta", "gain", "scale")
 
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)

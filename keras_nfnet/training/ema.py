@@ -125,12 +125,21 @@ def _untrained_copy(model):
 
 
 def _clone(layer):
-    if isinstance(layer, keras.layers.Lambda):
-        # Keras does not make a Python lambda again from a configuration.
-        config = {**layer.get_config(), "function": layer.function}
-        return keras.layers.Lambda(**config)
+    # Keras makes no lambda again from a configuration; a copy can share it.
+    functions = {
+        name: value
+        for name in layer.get_config()
+        if inspect.isfunction(value := getattr(layer, name, None))
+    }
     with keras.saving.custom_object_scope(_own_objects(layer)):
-        return type(layer).from_config(layer.get_config())
+        if isinstance(layer, keras.layers.Lambda):
+            return type(layer)(**{**layer.get_config(), **functions})
+        try:
+            return type(layer).from_config(layer.get_config())
+        except (TypeError, ValueError):
+            if not functions:
+                raise
+        return type(layer).from_config({**layer.get_config(), **functions})
 
 
 def _own_objects(layer):

@@ -52,6 +52,8 @@ class Recipe:
         ema_decay: Decay, in (0, 1), of the moving average of the weights,
             which is evaluated and saved beside them; `None` for no average.
         sam_rho: Radius of Sharpness-Aware Minimization, above 0; or `None`.
+        sam_fraction: The share of each batch, in (0, 1], on which SAM's
+            ascent gradient is taken.
         gradient_accumulation_steps: Parts that a batch is taken in, one
             after another, where it does not fit into memory; or `None`.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
@@ -99,6 +101,7 @@ class Recipe:
     label_smoothing: float = 0.1
     ema_decay: float | None = None
     sam_rho: float | None = None
+    sam_fraction: float = 1.0
     gradient_accumulation_steps: int | None = None
     precision: str = "float32"
     strategy: str = "auto"
@@ -134,6 +137,7 @@ class Recipe:
             self._number(field, lambda v: 0 <= v < 1, "in [0, 1)", none=True)
         for field in ("clipping", "sam_rho"):
             self._number(field, lambda v: v > 0, "above 0", none=True)
+        self._number("sam_fraction", lambda v: 0 < v <= 1, "in (0, 1]")
         self._number("ema_decay", lambda v: 0 < v < 1, "in (0, 1)", none=True)
         for field, values in (
             ("precision", PRECISIONS),

@@ -274,6 +274,7 @@ def build(recipe, steps_per_epoch, load_weights=True):
         ),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         sam_rho=recipe.sam_rho,
+        sam_fraction=recipe.sam_fraction,
     )
     return model
 

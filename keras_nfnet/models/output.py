@@ -81,6 +81,30 @@ def is_one_sigmoid(model):
     )
 
 
+def labelled_classes(model):
+    """The number of labels of a classifier: two for one sigmoid unit."""
+    return 2 if is_one_sigmoid(model) else model.outputs[0].shape[-1]
+
+
+def probabilities(outputs, is_logits, is_one_sigmoid=False):
+    """What a classifier returns, as probabilities of its labels.
+
+    Args:
+        outputs: Tensor `(batch, units)`.
+        is_logits: Whether they are logits.
+        is_one_sigmoid: Whether one unit tells two classes apart.
+
+    Returns:
+        A float32 tensor `(batch, classes)`.
+    """
+    outputs = ops.cast(outputs, "float32")
+    if is_one_sigmoid:
+        if is_logits:
+            return ops.softmax(two_logits(outputs))
+        return ops.concatenate([1 - outputs, outputs], axis=-1)
+    return ops.softmax(outputs) if is_logits else outputs
+
+
 def logits_model(model):
     """A model of the same layers and variables that ends in logits.
 

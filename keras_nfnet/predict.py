@@ -42,8 +42,9 @@ def predict(
         labels: One name per class, or the path of a text file with one name
             a line. Default: those beside a `.keras` file, ImageNet's names
             for 1000 classes, else the classes' numbers.
-        classes: Classes of a variant's weights. Default: as many as there
-            are `labels`, or 1000.
+        classes: Classes of a variant's weights; 1 for one sigmoid unit,
+            which tells two labels apart. Default: as many as there are
+            `labels`, or 1000.
         margin: Pixels to resize beyond `size` before the centre crop.
             Default: what lies beside a `.keras` file, or 32.
 
@@ -89,17 +90,20 @@ def predict(
         for picture in pictures
     ]
 
-    # The command line imports this module to print its help.
     from keras import ops
     from tqdm import tqdm
+
+    from keras_nfnet.models.output import probabilities
 
     model = network.build()
     results = []
     for view in tqdm(views, unit="picture", disable=len(views) < 2):
         images = preprocess_input(view, data_format="channels_last")[None]
-        scores = model(images, training=False)
-        if network.logits:
-            scores = ops.softmax(scores)
+        scores = probabilities(
+            model(images, training=False),
+            network.logits,
+            network.one_sigmoid,
+        )
         scores = ops.convert_to_numpy(scores)[0]
         results.append(
             [(names[index], score) for index, score in best(scores, top)]
@@ -117,6 +121,7 @@ class _Network:
     labels: tuple | None = None
     margin: int = EVALUATION_MARGIN
     logits: bool = False
+    one_sigmoid: bool = False
 
 
 def _variant(variant, weights, classes, labels):
@@ -136,9 +141,18 @@ def _variant(variant, weights, classes, labels):
     def build():
         from keras_nfnet.models.nfnet import NFNet
 
-        return NFNet(variant, weights=weights, classes=classes)
+        activation = "sigmoid" if classes == 1 else "softmax"
+        return NFNet(
+            variant,
+            weights=weights,
+            classes=classes,
+            classifier_activation=activation,
+        )
 
-    return _Network(build, classes, VARIANTS[variant.upper()].test_size)
+    size = VARIANTS[variant.upper()].test_size
+    if classes == 1:
+        return _Network(build, 2, size, one_sigmoid=True)
+    return _Network(build, classes, size)
 
 
 def _from_file(path, weights, classes):
@@ -154,6 +168,7 @@ def _from_file(path, weights, classes):
     from keras_nfnet.data.description import described
     from keras_nfnet.export.classifier import check_classifier, ends_in_logits
     from keras_nfnet.models.keras_file import load_keras_file
+    from keras_nfnet.models.output import is_one_sigmoid, labelled_classes
 
     # Its size and classes are not known before.
     model = load_keras_file(path, "variant")
@@ -161,13 +176,15 @@ def _from_file(path, weights, classes):
     fixed = tuple(model.inputs[0].shape[1:3])
     size = beside.size if None in fixed else fixed
     margin = EVALUATION_MARGIN if beside.margin is None else beside.margin
+    check_classifier(model)
     return _Network(
         lambda: model,
-        check_classifier(model),
+        labelled_classes(model),
         size,
         beside.labels,
         margin,
         ends_in_logits(model),
+        is_one_sigmoid(model),
     )
 
 

@@ -16,6 +16,7 @@ from keras_nfnet.cli import main
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.description import described
 from keras_nfnet.training import recipes
+from keras_nfnet.training.network import build
 from keras_nfnet.training.recipe_file import (
     from_toml,
     read_recipe,
@@ -23,7 +24,7 @@ from keras_nfnet.training.recipe_file import (
     with_settings,
     write_recipe,
 )
-from keras_nfnet.training.run import build, train
+from keras_nfnet.training.run import train
 from keras_nfnet.training.smoke import smoke
 from keras_nfnet.training.stop import TrainingDiverged
 

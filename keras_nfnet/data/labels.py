@@ -92,7 +92,7 @@ def class_names(labels, classes):
         labels: A sequence of names, the path of a text file with one name a
             line, or `None`: ImageNet's names for 1000 classes, else the
             classes' numbers.
-        classes: Number of classes of the model.
+        classes: Number of classes of the model; 2 for one sigmoid unit.
 
     Returns:
         A tuple of `classes` strings.

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_nfnet.data.preprocessing import sides
 from keras_nfnet.models.nfnet import default_name
+from keras_nfnet.models.output import activation_of, last_operation
 from keras_nfnet.variants import VARIANTS
 
 
@@ -69,18 +70,14 @@ def ends_in_logits(model):
         ValueError: If the last layer has no activation, as a model without
             its classifier.
     """
-    last = model.outputs[0]._keras_history.operation
-    if isinstance(last, keras.layers.Softmax):
-        return False
-    if isinstance(last, keras.Model) and getattr(last, "outputs", None):
-        return ends_in_logits(last)
-    activation = getattr(last, "activation", None)
+    activation = activation_of(model)
     if activation is None:
         raise ValueError(
             "`model` must end in a classifier, a layer with an activation. "
-            f"Received: a model that ends in the layer {last.name!r}"
+            "Received: a model that ends in the layer "
+            f"{last_operation(model).name!r}"
         )
-    return keras.activations.get(activation) is keras.activations.linear
+    return activation == "linear"
 
 
 def check_finite(model):

@@ -168,6 +168,7 @@ def model_of(options):
             options.model,
             weights=options.weights or "imagenet",
             classes=classes,
+            classifier_activation="sigmoid" if classes == 1 else "softmax",
         )
     for name in ("weights", "classes"):
         if getattr(options, name):

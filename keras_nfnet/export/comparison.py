@@ -9,6 +9,7 @@ from keras import ops
 from keras_nfnet.data.preprocessing import evaluation_picture, preprocess_input
 from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.staging import size_of
+from keras_nfnet.models.output import activation_of
 
 # Side of the pictures for a model of any resolution that names no variant:
 # F0's test size.
@@ -136,7 +137,7 @@ def report(got, wanted, *, model, path, target, precision, seconds, size):
             "nothing was written. Calibrate with pictures like those to "
             "be classified, or take a wider precision"
         )
-    agreement = np.mean(got.argmax(axis=-1) == wanted.argmax(axis=-1))
+    agreement = np.mean(_best(got, model) == _best(wanted, model))
     return ExportReport(
         path=os.path.abspath(target),
         size=size_of(path),
@@ -148,6 +149,14 @@ def report(got, wanted, *, model, path, target, precision, seconds, size):
         precision=precision,
         cosine=cosine,
     )
+
+
+def _best(outputs, model):
+    """The best class of each picture."""
+    if outputs.shape[-1] > 1:
+        return outputs.argmax(axis=-1)
+    # One unit tells two classes apart.
+    return outputs[..., 0] > (0 if activation_of(model) == "linear" else 0.5)
 
 
 def is_half(model):

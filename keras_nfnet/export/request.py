@@ -10,6 +10,7 @@ from keras_nfnet.export.classifier import (
 )
 from keras_nfnet.export.comparison import DEFAULT_SIZE
 from keras_nfnet.export.staging import check_file
+from keras_nfnet.models.output import labelled_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def checked_request(
     check_margin(margin)
     shape = model.outputs[0].shape
     if len(shape) == 2:
-        labels = class_names(labels, shape[-1])
+        labels = class_names(labels, labelled_classes(model))
     elif labels is not None:
         raise ValueError(
             "`labels` need a model that returns classes. Received: a model "

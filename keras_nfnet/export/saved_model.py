@@ -1,11 +1,11 @@
 """SavedModels that take pixels or encoded pictures. TensorFlow only."""
 
+import functools
 import os
 import warnings
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_nfnet.data.labels import class_names
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
@@ -28,6 +28,11 @@ from keras_nfnet.export.staging import (
     refuse_existing,
     staged,
     writing,
+)
+from keras_nfnet.models.output import (
+    is_one_sigmoid,
+    labelled_classes,
+    probabilities,
 )
 
 _TOP = 5
@@ -63,7 +68,8 @@ def to_saved_model(
 
     Args:
         model: A classifier on images normalized by `preprocess_input`. If it
-            ends in logits, the SavedModel adds the softmax.
+            ends in logits, the SavedModel adds the softmax. Of one sigmoid
+            unit, or its logit, the probabilities are those of two classes.
         directory: Where to write; for TensorFlow Serving its name is a
             version, as in `serving/nfnet/1`.
         labels: One name per class, or the path of a text file with one name
@@ -105,8 +111,13 @@ def to_saved_model(
             "KERAS_BACKEND=tensorflow and load the weights there. Received: "
             f"the backend {keras.backend.backend()!r}"
         )
-    classes = check_classifier(model)
-    add_softmax = ends_in_logits(model)
+    check_classifier(model)
+    classes = labelled_classes(model)
+    answers = functools.partial(
+        probabilities,
+        is_logits=ends_in_logits(model),
+        is_one_sigmoid=is_one_sigmoid(model),
+    )
     labels = class_names(labels, classes)
     size = input_size(model, size)
     if size is None:
@@ -138,7 +149,7 @@ def to_saved_model(
                 size=size,
                 margin=margin,
                 top=min(_TOP, classes),
-                add_softmax=add_softmax,
+                probabilities=answers,
                 scratch=os.path.dirname(path),
             )
             for signature in signatures.values():
@@ -149,7 +160,7 @@ def to_saved_model(
             except tf.errors.OpError as error:
                 raise OSError(error.message) from error
         say("loading and comparing")
-        return _compared(model, path, directory, size, margin, add_softmax)
+        return _compared(model, path, directory, size, margin, answers)
 
 
 def next_version(directory):
@@ -239,31 +250,28 @@ def _check_place(directory, overwrite):
     check_folder(directory, "directory")
 
 
-def _compared(model, path, directory, size, margin, add_softmax):
+def _compared(model, path, directory, size, margin, answers):
     """Loads what was written and holds it against the model."""
     import tensorflow as tf
 
     from keras_nfnet.data import graph_preprocessing as graph
 
-    def probabilities(images, training):
-        outputs = ops.cast(model(images, training=training), "float32")
-        return ops.softmax(outputs) if add_softmax else outputs
+    def expected(images, training):
+        return answers(model(images, training=training))
 
     run = runner(path)
     samples = pictures(size)
-    got, wanted, seconds = compare(run, probabilities, samples)
+    got, wanted, seconds = compare(run, expected, samples)
 
     encoded = [tf.io.encode_jpeg(samples[0]), tf.io.encode_png(samples[1])]
-    answers = run.loaded.signatures["serve_bytes"](
-        image_bytes=tf.stack(encoded)
-    )
+    served = run.loaded.signatures["serve_bytes"](image_bytes=tf.stack(encoded))
     views = [
         graph.evaluation_view(graph.decode(picture), size, margin)
         for picture in encoded
     ]
-    views = probabilities(graph.normalize(tf.stack(views)), training=False)
+    views = expected(graph.normalize(tf.stack(views)), training=False)
     return report(
-        np.concatenate([got, answers["probabilities"]]),
+        np.concatenate([got, served["probabilities"]]),
         np.concatenate([wanted, views]),
         model=model,
         path=path,

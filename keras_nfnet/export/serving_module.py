@@ -8,7 +8,7 @@ from keras_nfnet.data import graph_preprocessing as graph
 
 
 def serving_signatures(
-    model, labels, *, size, margin, top, add_softmax, scratch
+    model, labels, *, size, margin, top, probabilities, scratch
 ):
     """Traces the two signatures of a classifier.
 
@@ -18,7 +18,8 @@ def serving_signatures(
         size: `(height, width)` that encoded pictures are brought to.
         margin: Pixels to resize beyond `size` before the centre crop.
         top: How many classes `serve_bytes` names.
-        add_softmax: Whether the model ends in logits.
+        probabilities: A function from the model's outputs to probabilities
+            `(batch, classes)`.
         scratch: A directory for the label file until the module is saved.
 
     Returns:
@@ -43,15 +44,14 @@ def serving_signatures(
         default_value="",
     )
 
-    def probabilities(images):
+    def answers(images):
         # An empty batch becomes one black picture and is cut again:
         # TensorFlow 2.21's oneDNN convolutions fail on it.
         count = tf.shape(images)[0]
         missing = tf.maximum(1 - count, 0)
         images = tf.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
         outputs = model(graph.normalize(images), training=False)
-        outputs = tf.cast(outputs, tf.float32)[:count]
-        return tf.nn.softmax(outputs) if add_softmax else outputs
+        return probabilities(outputs)[:count]
 
     def view(encoded):
         image = graph.decode_without_python(encoded)
@@ -65,7 +65,7 @@ def serving_signatures(
         ]
     )
     def serve_images(images):
-        return {"probabilities": probabilities(images)}
+        return {"probabilities": answers(images)}
 
     @tf.function(
         input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")]
@@ -76,7 +76,7 @@ def serving_signatures(
             image_bytes,
             fn_output_signature=tf.TensorSpec((*size, 3), tf.float32),
         )
-        outputs = probabilities(images)
+        outputs = answers(images)
         scores, indices = tf.math.top_k(outputs, k=top)
         return {
             "probabilities": outputs,

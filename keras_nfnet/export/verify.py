@@ -4,6 +4,7 @@ import os
 
 from keras_nfnet.export import comparison
 from keras_nfnet.export.classifier import ends_in_logits, input_size
+from keras_nfnet.models.output import is_one_sigmoid, probabilities
 
 
 def verify(path, model, precision="float32"):
@@ -30,8 +31,7 @@ def verify(path, model, precision="float32"):
         if os.path.isdir(path):
             from keras_nfnet.export.saved_model import runner
 
-            if ends_in_logits(model):
-                outputs = _with_softmax(model)
+            outputs = _with_probabilities(model)
         elif str(path).endswith(".tflite"):
             from keras_nfnet.export.tflite import runner
         else:
@@ -57,12 +57,12 @@ def verify(path, model, precision="float32"):
     )
 
 
-def _with_softmax(model):
-    from keras import ops
+def _with_probabilities(model):
+    is_logits, one_sigmoid = ends_in_logits(model), is_one_sigmoid(model)
 
-    def probabilities(images, training):
-        return ops.softmax(
-            ops.cast(model(images, training=training), "float32")
+    def outputs(images, training):
+        return probabilities(
+            model(images, training=training), is_logits, one_sigmoid
         )
 
-    return probabilities
+    return outputs

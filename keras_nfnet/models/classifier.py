@@ -3,6 +3,10 @@
 import keras
 
 from keras_nfnet.models.body import pyramid
+from keras_nfnet.models.skipped_steps import (
+    LeavesOutSkippedSteps,
+    skipped_steps,
+)
 from keras_nfnet.optimizers.arguments import number, positive
 from keras_nfnet.optimizers.composed import (
     clipped_fraction,
@@ -30,7 +34,7 @@ _STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
-class NFNetModel(TrainingStep, keras.Model):
+class NFNetModel(LeavesOutSkippedSteps, TrainingStep, keras.Model):
     """A functional Keras model that trains as the papers train.
 
     Build one with `keras_nfnet.NFNet` or a variant such as
@@ -38,7 +42,8 @@ class NFNetModel(TrainingStep, keras.Model):
     reports `learning_rate`, the rate of the step just made, and, with
     `SGDAGC` or an optimizer of `with_agc`, `clipped`, the fraction of units
     that the step clipped (NaN if the gradient was not finite: the step then
-    changed nothing).
+    changed nothing), and `skipped_steps`, how many such steps there were.
+    They are left out of the means of loss and metrics.
 
     Adaptive gradient clipping itself lives in the optimizer, the only place
     that sees the gradient summed over replicas. Sharpness-Aware
@@ -97,11 +102,13 @@ class NFNetModel(TrainingStep, keras.Model):
         Example:
 
         >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
-        >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+        >>> model = keras_nfnet.NFNet(
+        ...     config, weights=None, classes=10, classifier_activation=None
+        ... )
         >>> optimizer = keras_nfnet.SGDAGC(0.1, ema_decay=0.999)
         >>> model.compile(
         ...     optimizer,
-        ...     "categorical_crossentropy",
+        ...     keras.losses.CategoricalCrossentropy(from_logits=True),
         ...     sam_rho=0.05,
         ...     sam_fraction=0.2,
         ... )
@@ -209,6 +216,9 @@ class NFNetModel(TrainingStep, keras.Model):
     def with_own_logs(self, logs):
         """Adds what the step just made reports beside loss and metrics."""
         own = rate_logs(self.optimizer)
+        skipped = skipped_steps(self.optimizer)
+        if skipped is not None:
+            own["skipped_steps"] = skipped
         clipped = clipped_fraction(self.optimizer)
         if clipped is not None:
             own["clipped"] = clipped

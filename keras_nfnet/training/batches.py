@@ -15,22 +15,25 @@ class TrainingData:
         recipe: A `Recipe`.
         batch_size: Global batch of one step of `fit`.
         data_dir: Where TFDS keeps data sets.
+        own: A caller's own examples, see `train`, or `None`.
 
     Raises:
         ValueError: If the recipe does not fit the data.
     """
 
-    def __init__(self, recipe, batch_size, data_dir=None):
+    def __init__(self, recipe, batch_size, data_dir=None, own=None):
         self._recipe = recipe
         self._batch_size = batch_size
         self._data_dir = data_dir
-        _, self.info = self._dataset(0, (0, 1))
+        self._own = own
+        if own is None:
+            _, self.info = self._dataset(0, (0, 1))
+        else:
+            from keras_nfnet.training.own_data import own_info
+
+            self.info = own_info("data", own, recipe, recipe.size)
         self._infos = []
-        if self.info.classes != recipe.classes:
-            raise ValueError(
-                f"`classes` must be what the data has ({self.info.classes}). "
-                f"Received: classes={recipe.classes}"
-            )
+        refuse_other_classes(recipe, self.info)
         # Of parts that make one step of the optimizer only whole ones.
         parts = recipe.gradient_accumulation_steps or 1
         self.steps = self.info.examples // recipe.batch_size * parts
@@ -69,6 +72,20 @@ class TrainingData:
         return "; ".join(line for line in lines if line)
 
     def _dataset(self, first_step, shard):
+        if self._own is not None:
+            from keras_nfnet.training.own_data import own_training_batches
+
+            return (
+                own_training_batches(
+                    self._own,
+                    self.info,
+                    self._batch_size,
+                    self.steps,
+                    first_step,
+                    shard,
+                ),
+                self.info,
+            )
         from keras_nfnet.data.pipeline import training_dataset
 
         recipe = self._recipe
@@ -86,8 +103,43 @@ class TrainingData:
         )
 
 
-def evaluation_data(recipe, batch_size, data_dir=None):
-    """A recipe's evaluation batches, and what they hold."""
+def refuse_other_classes(recipe, info):
+    """Refuses data that have other classes than the recipe.
+
+    Raises:
+        ValueError: Naming both numbers.
+    """
+    if info.classes == recipe.classes:
+        return
+    if info.classes == 2 and recipe.classes == 1:
+        return  # One sigmoid unit.
+    raise ValueError(
+        f"`classes` must be what the data has ({info.classes}). "
+        f"Received: classes={recipe.classes}"
+    )
+
+
+def evaluation_data(recipe, batch_size, data_dir=None, own=None):
+    """A recipe's evaluation batches, and what they hold.
+
+    Args:
+        recipe: A `Recipe`.
+        batch_size: Examples of one global batch.
+        data_dir: Where TFDS keeps data sets.
+        own: A caller's own examples, see `train`, or `None`.
+
+    Raises:
+        ValueError: If the data are not there or do not fit.
+    """
+    if own is not None:
+        from keras_nfnet.training.own_data import (
+            own_evaluation_batches,
+            own_info,
+        )
+
+        size = recipe.test_size or recipe.size
+        info = own_info("test_data", own, recipe, size)
+        return own_evaluation_batches(own, info, batch_size), info
     from keras_nfnet.data.pipeline import evaluation_dataset
 
     return evaluation_dataset(

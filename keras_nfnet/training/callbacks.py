@@ -1,18 +1,23 @@
 """What happens during `fit`: evaluation, the log, checkpoints."""
 
+import collections
 import csv
 import math
 
 import keras
 import numpy as np
+from keras import ops
 
+from keras_nfnet.models.skipped_steps import skipped_steps
 from keras_nfnet.training.ema import ema_model
 from keras_nfnet.training.state import restore_state, state_of
 from keras_nfnet.training.stop import TrainingDiverged, TrainingStopped
 from keras_nfnet.weights.atomic import replacing
 
-# Steps between two looks at the loss, each of which waits for the device.
+# Steps between two looks at the logs, each of which waits for the device.
 _LOOK_EVERY = 10
+# Optimizer steps of which `Recipe.max_skipped_steps` may be skipped.
+_WINDOW = 100
 
 
 class EvaluateEachEpoch(keras.callbacks.Callback):
@@ -56,8 +61,9 @@ class KeepTrack(keras.callbacks.Callback):
     """Counts steps, and saves checkpoints so that a run can be resumed.
 
     A checkpoint is saved every `save_every` steps, at the end of each epoch,
-    and where a signal came. Before each, loss and weights are checked: what
-    is not finite ends the run, and the last good checkpoint stays.
+    and where a signal came. The run ends where too many steps were skipped,
+    where no step of an epoch counts, and where a weight is not finite; then
+    the last good checkpoint stays.
 
     Args:
         steps_per_epoch: Steps of one epoch.
@@ -72,10 +78,13 @@ class KeepTrack(keras.callbacks.Callback):
             signal waits for the next checkpoint that is due.
         checkpoint: The `Checkpoint` to go on from, or `None`.
         log: Path of the CSV to write, or `None`.
+        max_skipped_steps: See `Recipe`.
+        parts: Steps of `fit` in one step of the optimizer.
 
     Attributes:
         step: Steps made since the run began, in whichever process.
         history: One `{name: value}` for each whole epoch.
+        ended: Whether the run was over before it was resumed.
     """
 
     def __init__(
@@ -89,6 +98,8 @@ class KeepTrack(keras.callbacks.Callback):
         workers=1,
         checkpoint=None,
         log=None,
+        max_skipped_steps=10,
+        parts=1,
     ):
         super().__init__()
         self._steps_per_epoch = steps_per_epoch
@@ -100,8 +111,18 @@ class KeepTrack(keras.callbacks.Callback):
         self._flag = flag
         self._log = log
         self._begun = checkpoint
+        self._max_skipped = max_skipped_steps
+        self._window = _WINDOW * parts
+        self._looks = collections.deque()
+        metadata = checkpoint.metadata if checkpoint else {}
         self.step = checkpoint.step if checkpoint else 0
-        self.history = checkpoint.metadata["history"] if checkpoint else []
+        self.history = metadata.get("history", [])
+        self.ended = metadata.get("ended", False)
+
+    def on_train_begin(self, logs=None):
+        if not self._looks:
+            skipped = int(skipped_steps(self.model.optimizer))
+            self._looks.append((self.step, skipped))
 
     def on_epoch_begin(self, epoch, logs=None):
         # Keras has just reset the metrics: put back those of the steps that
@@ -115,27 +136,49 @@ class KeepTrack(keras.callbacks.Callback):
         due = self._keeps and self.step % self._save_every == 0
         stopped = self._flag.number is not None and (self._alone or due)
         if stopped or due or self.step % _LOOK_EVERY == 0:
-            self._refuse_not_finite(logs)
+            self._refuse_skips(logs)
         # The end of an epoch saves, and stops, after its evaluation.
         if (stopped or due) and self.step % self._steps_per_epoch:
             self._save()
             self._stop_if_told()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._refuse_not_finite(logs)
+        self._refuse_skips(logs)
+        self.refuse_weights()
+        if not math.isfinite(float(logs["loss"])):
+            raise self._diverged("no step of the epoch had a finite loss")
         self.history.append(
             {name: _finite_or_none(value) for name, value in logs.items()}
         )
-        self._save()
+        self._save(ended=self.model.stop_training)
         if self._log:
             write_log(self._log, self.history)
         self._stop_if_told()
+
+    def save_the_end(self):
+        """Saves the weights as the last callback left them."""
+        self._save(ended=True)
+
+    def refuse_weights(self):
+        """Refuses weights that are not finite.
+
+        Raises:
+            TrainingDiverged: Naming the first.
+        """
+        if keras.backend.backend() == "jax":
+            # Within `fit` the values are with the loop.
+            self.model.jax_state_sync()
+        for variable in self.model.weights:
+            if not bool(ops.all(ops.isfinite(ops.cast(variable, "float32")))):
+                raise self._diverged(
+                    f"the weights {variable.path!r} are not finite"
+                )
 
     def _stop_if_told(self):
         if self._flag.number is not None:
             raise TrainingStopped(self.step, self._flag.number, self._keeps)
 
-    def _save(self):
+    def _save(self, ended=False):
         if not self._keeps:
             return
         arrays = state_of(self.model)
@@ -144,14 +187,24 @@ class KeepTrack(keras.callbacks.Callback):
             if name.startswith("model/") and not np.isfinite(array).all():
                 raise self._diverged(f"the weights {name!r} are not finite")
         if self._checkpoints is not None:
-            self._checkpoints.save(
-                self.step, arrays, {**self._metadata, "history": self.history}
-            )
+            metadata = {**self._metadata, "history": self.history}
+            if ended:
+                metadata["ended"] = True
+            self._checkpoints.save(self.step, arrays, metadata)
 
-    def _refuse_not_finite(self, logs):
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {loss}")
+    def _refuse_skips(self, logs):
+        now = int(logs["skipped_steps"])
+        self._looks.append((self.step, now))
+        while self._looks[0][0] < self.step - self._window:
+            self._looks.popleft()
+        skipped = now - self._looks[0][1]
+        if skipped > self._max_skipped:
+            self.refuse_weights()
+            raise self._diverged(
+                f"{skipped} of the last {_WINDOW} optimizer steps were "
+                "skipped, because their gradient was not finite "
+                f"(max_skipped_steps={self._max_skipped})"
+            )
 
     def _diverged(self, what):
         kept = ""

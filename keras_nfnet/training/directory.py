@@ -116,6 +116,7 @@ class RunDirectory:
             "examples": result.examples,
             "corrupt": result.corrupt,
             **{name: values[-1] for name, values in result.history.items()},
+            **result.evaluation,
         }
         write_results(self.path, result, summary, self._recipe)
 

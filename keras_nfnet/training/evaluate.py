@@ -3,12 +3,14 @@
 import os
 
 from keras_nfnet.models.keras_file import load_keras_file
+from keras_nfnet.models.output import logits_model
 from keras_nfnet.training.batches import evaluation_data, progress_bar
 from keras_nfnet.training.distribution import engine_for
 from keras_nfnet.training.evaluation import Evaluation
+from keras_nfnet.training.network import build
 from keras_nfnet.training.recipe_file import read_recipe
 from keras_nfnet.training.results import EMA_MODEL, MODEL
-from keras_nfnet.training.run import build
+from keras_nfnet.weights.load import classes_in
 
 # Pictures of one batch on each device; a recipe's batch is for many devices.
 _BATCH = 64
@@ -39,7 +41,8 @@ def evaluate_source(
         `{"accuracy", "top5", "loss", "examples", "corrupt"}`.
 
     Raises:
-        ValueError: If there is no recipe, or the model does not fit it.
+        ValueError: If there is no recipe, or the model or the classes of
+            the weights do not fit it.
 
     Example:
 
@@ -53,7 +56,7 @@ def evaluate_source(
     dataset, info = evaluation_data(recipe, batch_size, data_dir)
     with engine.running():
         with engine.scope():
-            model = _model(source, recipe, average)
+            model = logits_model(_model(source, recipe, average))
         if model.output_shape[-1] != info.classes:
             raise ValueError(
                 f"The model must have the classes of the data "
@@ -97,8 +100,18 @@ def _model(source, recipe, average):
         )
     if str(path).endswith(".keras"):
         return load_keras_file(path, "source")
+    classes = classes_in(path)
+    if classes != recipe.classes:
+        raise ValueError(
+            "SOURCE must have a classifier of the recipe's classes "
+            f"({recipe.classes}). Received: {str(source)!r}, with "
+            f"{classes or 'no'} classes"
+        )
     # Only the network is needed; a step in each epoch makes a schedule.
     recipe = recipe.replace(
-        weights=str(path), ema_decay=None, gradient_accumulation_steps=None
+        weights=str(path),
+        new_head=False,
+        ema_decay=None,
+        gradient_accumulation_steps=None,
     )
     return build(recipe, 1)

@@ -3,16 +3,20 @@
 import numpy as np
 from keras import ops
 
+from keras_nfnet.models.output import logits_model
+
 
 class Evaluation:
     """Evaluates one model, as often as needed.
 
     What is reported is of every picture exactly once, on however many
     devices: batches are filled up with pictures of no weight, and sums are
-    divided, not means averaged. The loss is without label smoothing.
+    divided, not means averaged. The loss is computed from logits, without
+    label smoothing.
 
     Args:
-        model: A classifier that ends in probabilities.
+        model: A classifier that ends in a softmax, in logits, or in one
+            sigmoid unit.
         engine: An engine, see `distribution.py`.
         batch_size: Pictures of one global batch.
 
@@ -25,7 +29,7 @@ class Evaluation:
     def __init__(self, model, engine, batch_size):
         self.batch_size = batch_size
         with engine.scope():
-            self._summed = engine.summed(_sums, model)
+            self._summed = engine.summed(_sums, logits_model(model))
 
     def __call__(self, dataset, progress=None):
         """Evaluates on `(images, labels)`.
@@ -65,18 +69,17 @@ class Evaluation:
         }
 
 
-def _sums(probabilities, labels, weights):
+def _sums(logits, labels, weights):
     """Number of pictures, and sums of loss, top-1 and top-5 hits."""
-    probabilities = ops.cast(probabilities, "float32")
-    # Keras's own floor, so that a probability of 0 has a finite loss.
-    true = ops.sum(probabilities * labels, axis=-1)
-    loss = -ops.log(ops.clip(true, 1e-7, 1.0))
+    logits = ops.cast(logits, "float32")
+    true = ops.sum(ops.where(labels > 0.5, logits, 0.0), axis=-1)
+    loss = ops.logsumexp(logits, axis=-1) - true
     # Classes before the true one; a tie, as between NaNs, is no hit.
     others = ops.cast(labels < 0.5, "float32")
     above = ops.sum(
-        others * ops.cast(probabilities >= true[:, None], "float32"), axis=-1
+        others * ops.cast(logits >= true[:, None], "float32"), axis=-1
     )
-    finite = ops.cast(ops.isfinite(true), "float32")
+    finite = ops.cast(ops.isfinite(loss), "float32")
     hits = [
         finite * ops.cast(above < top, "float32") * weights for top in (1, 5)
     ]

@@ -20,7 +20,9 @@ class Recipe:
         model: A variant's name or a `keras_nfnet.NFNetConfig`.
         data: Name of a TFDS data set with `image` and `label`, or a folder
             of class folders.
-        classes: Number of classes of the data, 1 or more.
+        classes: Number of classes of the data, 2 or more; or 1 for a network
+            of one sigmoid unit, the probability of the second of the data's
+            two classes.
         size: Side of the training images in pixels.
         batch_size: Global batch of one optimizer step.
         epochs: Epochs, passes over the training split.
@@ -34,8 +36,11 @@ class Recipe:
             fails, in [0, 1].
         augmentation: A `keras_nfnet.data.Augmentation`, the name of one, or
             `None`.
-        weights: Weights to start from, as for `keras_nfnet.NFNet`; a
-            classifier of other classes is left out. `None` for random ones.
+        weights: Weights to start from, as for `keras_nfnet.NFNet`; `None`
+            for random ones.
+        new_head: Whether the classifier starts anew beside `weights`; if
+            not, that of the file must have as many classes. `None`: anew
+            only where the numbers of classes differ.
         drop_rate: Dropout before the classifier, in [0, 1); `None` for the
             model's.
         stochastic_depth_rate: Rate of stochastic depth, in [0, 1); `None`
@@ -57,6 +62,9 @@ class Recipe:
         gradient_accumulation_steps: Parts that a batch is taken in, one
             after another, where it does not fit into memory; or `None`.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        max_skipped_steps: How many of the last 100 optimizer steps may be
+            skipped because their gradient is not finite, 0 or more. With
+            more the run ends; it looks every 10 steps.
         strategy: The devices to train on: `"auto"`, `"one"`, `"mirrored"`,
             `"multi_worker"` or `"tpu"`.
         deterministic: Whether TensorFlow must use operations that give the
@@ -90,6 +98,7 @@ class Recipe:
     max_corrupt: float = 0.1
     augmentation: str | Augmentation | None = None
     weights: str | None = None
+    new_head: bool | None = None
     drop_rate: float | None = None
     stochastic_depth_rate: float | None = None
     learning_rate: float = 0.1
@@ -104,6 +113,7 @@ class Recipe:
     sam_fraction: float = 1.0
     gradient_accumulation_steps: int | None = None
     precision: str = "float32"
+    max_skipped_steps: int = 10
     strategy: str = "auto"
     deterministic: bool = False
     seed: int = 0
@@ -121,7 +131,7 @@ class Recipe:
             )
         for field in ("classes", "size", "batch_size", "epochs"):
             self._whole(field, 1)
-        for field in ("seed", "evaluation_margin"):
+        for field in ("seed", "evaluation_margin", "max_skipped_steps"):
             self._whole(field, 0)
         for field in ("test_size", "gradient_accumulation_steps"):
             if getattr(self, field) is not None:
@@ -148,6 +158,8 @@ class Recipe:
         for field in ("deterministic",):
             if not isinstance(getattr(self, field), bool):
                 self._refuse(field, "true or false")
+        if self.new_head not in (None, True, False):
+            self._refuse("new_head", "`None`, true or false")
         if self.weights is not None and not isinstance(self.weights, str):
             self._refuse("weights", '`None`, "imagenet" or a path')
         check_augmentation(self.augmentation)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_nfnet.models.nfnet import NFNet
-from keras_nfnet.optimizers import SGDAGC, WarmupCosine
+from keras_nfnet.models.output import probabilities_model
 from keras_nfnet.training.batches import (
     TrainingData,
     batch_of_one_step,
     evaluation_data,
     progress_bar,
 )
+from keras_nfnet.training.network import build
 from keras_nfnet.training.recipe import Recipe
 
 
@@ -23,12 +23,17 @@ class TrainingResult:
     """What a run leaves.
 
     Attributes:
-        model: The trained model, ending in probabilities.
+        model: The trained classifier, which ends in probabilities and is not
+            compiled.
+        training_model: The model that was trained, which ends in logits: it
+            is compiled, and has the layers and variables of `model`.
         history: Per-epoch values by name, as in `keras.callbacks.History`;
             those of held-out data begin with `val_`, or `ema_val_` for the
             average of the weights.
-        accuracy: Top-1 accuracy on the test split, in [0, 1].
-        loss: Loss on the test split, without label smoothing.
+        accuracy: Top-1 accuracy of `model` on the test split, in [0, 1].
+        loss: Its loss there, without label smoothing.
+        evaluation: All that was measured on the test split in the end, on
+            `model` (`val_…`) and on `ema_model` (`ema_val_…`).
         label_names: One name per class.
         examples: Examples of the test split.
         ema_model: A model of the average of the weights, or `None`.
@@ -39,9 +44,11 @@ class TrainingResult:
     """
 
     model: keras.Model
+    training_model: keras.Model
     history: dict
     accuracy: float
     loss: float
+    evaluation: dict
     label_names: tuple
     examples: int
     ema_model: keras.Model | None = None
@@ -57,6 +64,9 @@ def train(
     verbose="auto",
     callbacks=(),
     save_every=1000,
+    *,
+    data=None,
+    test_data=None,
 ):
     """Trains and evaluates a network as a recipe says.
 
@@ -74,10 +84,20 @@ def train(
             them, `results.json` and `training.png`. `None` to keep nothing.
         data_dir: Where TFDS keeps data sets; `None` for its default.
         verbose: As for `keras.Model.fit`; by default a progress bar.
-        callbacks: Further Keras callbacks. They see a resumed run begin
-            anew.
+        callbacks: Further Keras callbacks. Their model ends in logits. They
+            see a resumed run begin anew. What they do to the weights or to
+            the end of the run is kept: the final evaluation is made after
+            them, on the weights that are saved.
         save_every: Steps between checkpoints, 1 or more; one more is saved
             at the end of each epoch.
+        data: Examples to train on in place of the recipe's: a
+            `tf.data.Dataset` of `(image, label)`, not batched, each image
+            normalized float32 `(size, size, 3)`, each label an integer or
+            `classes` floats. They are not shuffled or augmented. For a run
+            that is resumed they must come in the same order again. `None`
+            for the recipe's data.
+        test_data: Examples to evaluate on, of the same form; with `data`
+            only, and needed there.
 
     Returns:
         A `TrainingResult`: the trained `model`, its `history`, `accuracy`
@@ -86,8 +106,8 @@ def train(
     Raises:
         ValueError: If the recipe does not fit the data, the devices or the
             run in `directory`.
-        TrainingDiverged: If the loss or a weight is not finite; a
-            `ValueError` of `keras_nfnet.training.stop`.
+        TrainingDiverged: If a weight is not finite, or too many steps were
+            skipped; a `ValueError` of `keras_nfnet.training.stop`.
         TrainingStopped: After SIGTERM or SIGINT, once all is saved; of the
             same module.
 
@@ -115,6 +135,11 @@ def train(
             "`save_every` must be a whole number of steps above 0. "
             f"Received: save_every={save_every!r}"
         )
+    if (data is None) != (test_data is None):
+        raise ValueError(
+            "`data` and `test_data` go together. Received: "
+            f"data={data!r}, test_data={test_data!r}"
+        )
     from keras_nfnet.training.directory import RunDirectory
     from keras_nfnet.training.distribution import engine_for
 
@@ -128,12 +153,23 @@ def train(
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(RunDirectory(directory, recipe, engine.chief))
         stack.enter_context(engine.running())
+        data = TrainingData(recipe, batch_size, data_dir, data)
+        evaluation = evaluation_data(recipe, batch_size, data_dir, test_data)
         return _train(
-            recipe, run, engine, data_dir, verbose, callbacks, save_every
+            recipe,
+            run,
+            engine,
+            data,
+            evaluation,
+            verbose,
+            callbacks,
+            save_every,
         )
 
 
-def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
+def _train(
+    recipe, run, engine, data, evaluation, verbose, callbacks, save_every
+):
     from keras_nfnet.training.callbacks import EvaluateEachEpoch, KeepTrack
     from keras_nfnet.training.evaluation import Evaluation
     from keras_nfnet.training.state import restore_state
@@ -142,9 +178,8 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
     batch_size = batch_of_one_step(recipe)
     checkpoint = run.restore()
     step = checkpoint.step if checkpoint else 0
-    data = TrainingData(recipe, batch_size, data_dir)
     info, steps = data.info, data.steps
-    evaluation, test_info = evaluation_data(recipe, batch_size, data_dir)
+    evaluation, test_info = evaluation
     if verbose and engine.chief:
         print(info.summary(), test_info.summary(), sep="\n")
 
@@ -154,7 +189,7 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
         model = build(recipe, steps, load_weights=checkpoint is None)
     if checkpoint is not None:
         images = np.zeros((batch_size, recipe.size, recipe.size, 3), "float32")
-        labels = np.zeros((batch_size, recipe.classes), "float32")
+        labels = np.zeros((batch_size, info.classes), "float32")
         restore_state(model, checkpoint.arrays, batch=(images, labels))
 
     flag = SignalFlag()
@@ -176,6 +211,8 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
         engine.workers,
         checkpoint,
         run.log,
+        recipe.max_skipped_steps,
+        recipe.gradient_accumulation_steps or 1,
     )
     report = _ReportCorrupt(data, test_info.corrupt, verbose)
     own = [evaluate, *callbacks, *run.callbacks(), track, report]
@@ -192,91 +229,47 @@ def _train(recipe, run, engine, data_dir, verbose, callbacks, save_every):
         )
 
     with flag.watching(), data.errors():
+        total = recipe.epochs * steps
         epoch, behind = divmod(step, steps)
-        if behind:  # The rest of the epoch in which the run was stopped.
+        ended = track.ended
+        if behind and not ended:  # The rest of the epoch it was stopped in.
             fit(epoch, epoch + 1, steps - behind)
             epoch += 1
-        if epoch < recipe.epochs:
+            ended = model.stop_training
+        if epoch < recipe.epochs and not ended:
             fit(epoch, recipe.epochs, steps)
-    if not step < recipe.epochs * steps:
-        # All was done before: only the average's model is to be made.
-        evaluate.set_model(model)
-        evaluate.evaluate()
-
     last = track.history[-1]
+    if callbacks or track.ended or step >= total:
+        # The weights may be others than those of the last evaluation, and
+        # a run that was over before has made none.
+        for callback in (track, evaluate):
+            callback.set_model(model)
+        track.refuse_weights()
+        if not track.ended:
+            track.save_the_end()
+        last = evaluate.evaluate()
+    measured = {
+        name: value
+        for name, value in last.items()
+        if name.startswith(("val_", "ema_val_"))
+    }
+
     result = TrainingResult(
-        model=model,
+        model=probabilities_model(model),
+        training_model=model,
         history=_by_name(track.history),
-        accuracy=last["val_accuracy"],
-        loss=last["val_loss"],
+        accuracy=measured["val_accuracy"],
+        loss=measured["val_loss"],
+        evaluation=measured,
         label_names=info.label_names,
         examples=test_info.examples,
-        ema_model=evaluate.average,
-        ema_accuracy=last.get("ema_val_accuracy"),
+        ema_model=evaluate.average and probabilities_model(evaluate.average),
+        ema_accuracy=measured.get("ema_val_accuracy"),
         corrupt=report.lines(),
         steps=track.step,
     )
     run.finish(result)
     return result
-
-
-def build(recipe, steps_per_epoch, load_weights=True):
-    """The recipe's model, compiled with its optimizer and loss.
-
-    Args:
-        recipe: A `Recipe`.
-        steps_per_epoch: Steps of `fit` in one epoch.
-        load_weights: Whether to load the weights that the recipe starts
-            from.
-
-    Raises:
-        ValueError: If the weights do not fit, or the devices cannot do what
-            the recipe asks for.
-    """
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(recipe.precision)
-    try:
-        model = NFNet(
-            recipe.model,
-            weights=None,
-            classes=recipe.classes,
-            input_shape=_input_shape(recipe),
-            name=recipe.name,
-            drop_rate=recipe.drop_rate,
-            stochastic_depth_rate=recipe.stochastic_depth_rate,
-        )
-    finally:
-        keras.config.set_dtype_policy(policy)
-    if recipe.weights is not None and load_weights:
-        from keras_nfnet.weights import load
-        from keras_nfnet.weights.load import classes_in
-
-        classes = classes_in(recipe.weights)
-        load(model, recipe.weights, new_head=classes != recipe.classes)
-    parts = recipe.gradient_accumulation_steps or 1
-    steps_per_epoch //= parts
-    model.compile(
-        optimizer=SGDAGC(
-            WarmupCosine(
-                recipe.peak_learning_rate,
-                total_steps=recipe.epochs * steps_per_epoch,
-                warmup_steps=round(recipe.warmup_epochs * steps_per_epoch),
-            ),
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            clipping=recipe.clipping,
-            eps=recipe.eps,
-            ema_decay=recipe.ema_decay,
-            gradient_accumulation_steps=parts if parts > 1 else None,
-        ),
-        loss=keras.losses.CategoricalCrossentropy(
-            label_smoothing=recipe.label_smoothing
-        ),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        sam_rho=recipe.sam_rho,
-        sam_fraction=recipe.sam_fraction,
-    )
-    return model
 
 
 class _ReportCorrupt(keras.callbacks.Callback):
@@ -303,12 +296,6 @@ class _ReportCorrupt(keras.callbacks.Callback):
             for name, line in lines.items():
                 print(f"{name}: {line}")
             self._said = lines
-
-
-def _input_shape(recipe):
-    if recipe.test_size in (None, recipe.size):
-        return (recipe.size, recipe.size, 3)
-    return None  # Trained and tested at different sizes.
 
 
 def _by_name(history):

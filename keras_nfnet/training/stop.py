@@ -29,7 +29,7 @@ class TrainingStopped(Exception):
 
 
 class TrainingDiverged(ValueError):
-    """The loss or a weight is not finite any more."""
+    """A weight is not finite, or too many steps were skipped."""
 
 
 class SignalFlag:
@@ -44,7 +44,12 @@ class SignalFlag:
 
     @contextlib.contextmanager
     def watching(self):
-        """Catches the signals; a second one of them acts as usual."""
+        """Catches the signals; a second one of them acts as usual.
+
+        A signal whose handler was not set by Python, but by the program
+        that Python is part of, is left to that program: Python could not
+        put the handler back.
+        """
         # Python lets only the main thread handle signals.
         if threading.current_thread() is not threading.main_thread():
             yield self
@@ -57,10 +62,10 @@ class SignalFlag:
                 signal.signal(caught, handler)
 
         for caught in (signal.SIGTERM, signal.SIGINT):
-            before[caught] = signal.signal(caught, remember)
+            if signal.getsignal(caught) is not None:
+                before[caught] = signal.signal(caught, remember)
         try:
             yield self
         finally:
             for caught, handler in before.items():
-                # None: a handler that was not set by Python.
-                signal.signal(caught, handler or signal.SIG_DFL)
+                signal.signal(caught, handler)

@@ -17,7 +17,8 @@ def convert(source, destination, layout=None):
             package's names), `.weights.h5` (Keras's) or `.npz` (DeepMind's
             names, a pickle of NumPy arrays). It is replaced only when
             everything succeeded.
-        layout: `"timm"` for timm's names in a `.safetensors`.
+        layout: Whose names a `.safetensors` has: `"keras_nfnet"`, as by
+            default, or `"timm"`.
 
     Returns:
         A report: `{"source", "destination", "from", "to", "variant",

@@ -22,7 +22,8 @@ def save(model, path, layout=None):
         path: Ends in `.safetensors`, `.weights.h5` (which Keras's
             `load_weights` reads as well), or `.npz` (DeepMind's pickle of
             `{module: {parameter: array}}`, NumPy arrays only).
-        layout: `"timm"` for timm's names in a `.safetensors`.
+        layout: Whose names a `.safetensors` has: `"keras_nfnet"`, as by
+            default, or `"timm"`.
 
     Raises:
         ValueError: If the model is not an NFNet, a value is not finite, or
@@ -47,19 +48,20 @@ def save(model, path, layout=None):
 
 def writer_for(path, layout=None):
     """`(write(arrays, path), whose names)` for a file's ending."""
-    if layout not in (None, "timm"):
+    if layout not in (None, "keras_nfnet", "timm"):
         raise ValueError(
-            f'`layout` must be `None` or "timm". Received: layout={layout!r}'
+            '`layout` must be `None`, "keras_nfnet" or "timm". '
+            f"Received: layout={layout!r}"
         )
     lower = path.lower()
     if lower.endswith(".safetensors"):
-        if layout:
+        if layout == "timm":
             return _write_timm, TIMM[0].name
         return _write_safetensors, OWN.name
     if layout:
         raise ValueError(
-            '`layout="timm"` is for a file that ends in .safetensors. '
-            f"Received: path={path!r}"
+            "`layout` is for a file that ends in .safetensors. "
+            f"Received: layout={layout!r}, path={path!r}"
         )
     if lower.endswith(".weights.h5"):
         return _write_h5, KERAS_H5.name

@@ -21,6 +21,7 @@ RECIPE = Recipe(
     name="fine_tune",
     model="F1",
     weights="imagenet",
+    new_head=True,
     data="oxford_flowers102",
     classes=102,
     size=320,

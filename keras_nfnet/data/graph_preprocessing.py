@@ -7,8 +7,7 @@ import tensorflow as tf
 
 from keras_nfnet.data.preprocessing import (
     EVALUATION_MARGIN,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    channel_statistics,
     decode_picture,
     sides,
 )
@@ -109,7 +108,8 @@ def evaluation_view(image, size, margin=EVALUATION_MARGIN):
 
 def normalize(images):
     """As `preprocessing.preprocess_input` for channels-last float32."""
-    return (tf.cast(images, tf.float32) - IMAGENET_MEAN) / IMAGENET_STD
+    mean, deviation = channel_statistics(images.shape[-1])
+    return (tf.cast(images, tf.float32) - mean) / deviation
 
 
 def _head(encoded):

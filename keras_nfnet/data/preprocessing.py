@@ -17,17 +17,41 @@ from keras import ops
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
+
+
+def channel_statistics(channels):
+    """Mean and deviation of images with any number of channels.
+
+    Args:
+        channels: Positive integer. 3 is RGB; 1 has the averages over RGB;
+            others have those of RGB repeated and cut, as the first kernel
+            of published values has.
+
+    Returns:
+        Two tuples of as many floats, for pixels of 0–255.
+    """
+    if channels == 1:
+        return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
+    times = -(-channels // 3)
+    return tuple(
+        (values * times)[:channels] for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+
+
 # The evaluation resizes to this many pixels more than it crops, whatever
 # the size (the authors' "resize_crop_32").
 EVALUATION_MARGIN = 32
 
 
 def preprocess_input(x, data_format=None):
-    """Normalizes RGB images by ImageNet's mean and deviation.
+    """Normalizes images by ImageNet's mean and deviation.
+
+    One channel is normalized by the averages over RGB.
 
     Args:
-        x: Images with pixels 0–255, `(height, width, 3)` or
-            `(batch, height, width, 3)`: a NumPy array, a tensor or a Keras
+        x: Images with pixels 0–255, `(height, width, channels)` or
+            `(batch, height, width, channels)`, with 3 channels (RGB) or
+            1: a NumPy array, a tensor or a Keras
             tensor, of any real type. On every backend it can also be a
             tensor of TensorFlow, as in `tf.data`. It is not changed in place.
         data_format: `"channels_last"` or `"channels_first"`; `None` for
@@ -38,7 +62,7 @@ def preprocess_input(x, data_format=None):
         become Keras's default float type, floats keep theirs.
 
     Raises:
-        ValueError: If `x` has another rank or not three channels, or
+        ValueError: If `x` has another rank or other channels, or
             `data_format` is another.
 
     Example:
@@ -62,10 +86,12 @@ def preprocess_input(x, data_format=None):
     is_unknown = is_tensorflow and x.shape.rank is None
     shape = () if is_unknown else tuple(x.shape)
     last = data_format == "channels_last"
-    if len(shape) not in (3, 4) or shape[-1 if last else -3] != 3:
+    axis = -1 if last else -3
+    if len(shape) not in (3, 4) or shape[axis] not in (1, 3):
         where = "height, width, 3" if last else "3, height, width"
         raise ValueError(
-            f"`x` must be RGB images of shape ({where}) or (batch, {where}). "
+            f"`x` must be RGB images of shape ({where}) or (batch, {where}), "
+            "or have one channel in place of three. "
             f"Received: x of shape {'unknown' if is_unknown else shape}"
         )
     # Subtract and multiply by the reciprocal in float32 or wider; half
@@ -73,9 +99,11 @@ def preprocess_input(x, data_format=None):
     dtype = keras.backend.standardize_dtype(x.dtype)
     result_dtype = dtype if "float" in dtype else keras.config.floatx()
     inner = "float64" if dtype == "float64" else "float32"
-    mean, std = np.array(IMAGENET_MEAN, inner), np.array(IMAGENET_STD, inner)
+    mean, std = (
+        np.array(values, inner) for values in channel_statistics(shape[axis])
+    )
     if not last:
-        mean, std = mean.reshape(3, 1, 1), std.reshape(3, 1, 1)
+        mean, std = mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
     if isinstance(x, np.ndarray):
         return ((x.astype(inner) - mean) / std).astype(result_dtype)
     # The other backends' operations take no tensor of a TensorFlow graph.
@@ -198,6 +226,28 @@ def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
     return ops.convert_to_numpy(resized)[
         start : start + height, start : start + width
     ]
+
+
+def to_channels(images, channels):
+    """RGB images as images of 1 or 3 channels.
+
+    Args:
+        images: NumPy array or tensor `(..., 3)` of floats, RGB.
+        channels: 3, or 1 for the luma of ITU-R BT.601, as Pillow's and
+            TensorFlow's gray.
+
+    Raises:
+        ValueError: If `channels` is another number.
+    """
+    if channels == 3:
+        return images
+    if channels != 1:
+        raise ValueError(
+            "`model` must take images of 1 or 3 channels to be given "
+            f"pictures. Received: a model of {channels} channels"
+        )
+    red, green, blue = (images[..., i : i + 1] for i in range(3))
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def sides(size):

@@ -5,7 +5,8 @@ scikit-learn, each scaled, flipped, brightened anew), once as TFRecords that
 TFDS wrote and once as the folder that timm reads. Both loaders do the recipe
 of F0 at 192 pixels with 2 processor cores: random crop, flip, bicubic
 resize, four layers of RandAugment at magnitude 5, MixUp and CutMix,
-normalization. timm's order is its own: RandAugment, then mixing.
+normalization. timm's order is its own: RandAugment, then mixing, of the images
+of a batch with each other; the package decodes two images for each mixed one.
 
 Measured in turns, each in a process of its own; the first batches do not
 count. The peer needs another environment (timm is no dependency):

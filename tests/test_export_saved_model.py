@@ -211,7 +211,9 @@ def test_a_model_that_needs_compiling_is_refused(tmp_path):
         keras.layers.Dense(10, activation="softmax"),
     ]
     with pytest.raises(ValueError, match="XLA"):
-        to_saved_model(keras.Sequential(layers), tmp_path / "a")
+        to_saved_model(
+            keras.Sequential(layers), tmp_path / "a", input_range="0-255"
+        )
     assert not os.listdir(tmp_path)
 
 

@@ -288,8 +288,8 @@ def test_stand_ins_give_the_converters_own_file(
 
     make = tf.lite.TFLiteConverter.from_concrete_functions
 
-    def converter(functions, module):
-        made = make(functions, module)
+    def converter(functions):
+        made = make(functions)
         made._experimental_use_buffer_offset = behind
         return made
 

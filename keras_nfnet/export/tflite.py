@@ -119,7 +119,12 @@ def to_tflite(
     say("folding")
     folded = fold(model, "float32")
     say(f"converting to {precision}")
-    content = _converted(folded, request.contract, precision, calibration)
+    from keras_nfnet.export.tflite_signature import with_signature
+
+    content = with_signature(
+        _converted(folded, request.contract, precision, calibration),
+        sorted(request.contract.outputs),
+    )
     texts = description(
         model.name, request.labels, request.size, precision, request.margin
     )
@@ -150,12 +155,29 @@ def runner(path, threads=None):
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=threads)
+    if not interpreter.get_signature_list():
+        return _without_signature(interpreter)
     serve = interpreter.get_signature_runner()
     names = list(serve.get_output_details())
 
     def run(pixels):
         outputs = serve(images=np.float32(pixels))
         return outputs["output"] if names == ["output"] else outputs
+
+    return run
+
+
+def _without_signature(interpreter):
+    """The runner of a file near 2 GB, which has one output."""
+    (images,) = interpreter.get_input_details()
+    (output,) = interpreter.get_output_details()
+
+    def run(pixels):
+        interpreter.resize_tensor_input(images["index"], pixels.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(images["index"], np.float32(pixels))
+        interpreter.invoke()
+        return interpreter.get_tensor(output["index"])
 
     return run
 
@@ -201,14 +223,9 @@ def _convert(folded, contract, precision, constant, calibration=None):
     def outputs(images):
         return named(lower(folded, target, contract.images(images)))
 
-    # The signature takes its names from the module.
-    module = tf.Module()
-    module.outputs = outputs
     function = outputs.get_concrete_function()
     with _quiet():
-        converter = tf.lite.TFLiteConverter.from_concrete_functions(
-            [function], module
-        )
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":

@@ -18,12 +18,12 @@ from keras_nfnet.export.classifier import (
 )
 from keras_nfnet.export.comparison import (
     DEFAULT_SIZE,
+    checked_fold,
     compare,
     pictures,
     report,
 )
 from keras_nfnet.export.contract import contract_of, named
-from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import check_margin, silent
 from keras_nfnet.export.staging import (
     check_folder,
@@ -151,7 +151,7 @@ def to_saved_model(
 
     say = progress or silent
     say("folding")
-    folded = fold(model, "float32")
+    folded = checked_fold(model, contract, size)
     with staged(directory, "directory") as path:
         say("tracing and writing")
         with writing("directory", directory):

@@ -10,9 +10,8 @@ import numpy as np
 from keras_nfnet.data.description import description
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
 from keras_nfnet.export.calibration import calibration_pixels
-from keras_nfnet.export.comparison import checked
+from keras_nfnet.export.comparison import checked, checked_fold
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import staged, writing
 
@@ -117,7 +116,7 @@ def to_tflite(
         )
     say = progress or silent
     say("folding")
-    folded = fold(model, "float32")
+    folded = checked_fold(model, request.contract, request.size)
     say(f"converting to {precision}")
     from keras_nfnet.export.tflite_signature import with_signature
 

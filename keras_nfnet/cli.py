@@ -16,6 +16,11 @@ def main(arguments=None):
     0 on success, 2 with one line on bad input, 1 where the demo misses its
     accuracy.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A console that lacks a sign must not end a command that did its
+        # work. Not every stream can be told, such as a test's.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     # TensorFlow's start-up notes are not for users of a command.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -151,10 +151,14 @@ def is_utf8(name):
 
 
 def read_labels(path):
-    """The names in a text file, one a line."""
+    """The names in a text file, one a line.
+
+    A byte order mark, as Windows writes, and empty lines at the end are left
+    out.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            return tuple(file.read().splitlines())
+        with open(path, encoding="utf-8-sig") as file:
+            return tuple(file.read().rstrip().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             "`labels` must be a list of names or the path of a text file "

@@ -13,6 +13,8 @@ from keras_nfnet.export.comparison import photographs
 
 # Of a folder this many pictures are read, evenly over the sorted names.
 _MOST = 128
+# Normalized images stay below this, pixels do not.
+_LEAST = 8
 # Views of each sample photograph when no pictures are given.
 _VIEWS = 6
 
@@ -22,6 +24,7 @@ def calibration_pixels(calibration, size, margin, contract):
 
     Args:
         calibration: An array `(pictures, height, width, channels)` of 0–255,
+            a data set or generator of such pictures (of a pair the first),
             the path of a folder of pictures (searched deeply, at most 128
             of them are taken), or `None` for 12 views of the two
             photographs that come with scikit-learn.
@@ -47,7 +50,7 @@ def calibration_pixels(calibration, size, margin, contract):
         return contract.pixels(_sample_views(size))
     if isinstance(calibration, str | os.PathLike):
         return contract.pixels(_folder(calibration, size, margin))
-    pixels = np.asarray(calibration)
+    pixels = _collected(calibration)
     if (
         pixels.ndim != 4
         or not len(pixels)
@@ -56,16 +59,52 @@ def calibration_pixels(calibration, size, margin, contract):
     ):
         raise ValueError(
             "`calibration` must be pixels (pictures, height, width, "
-            f"{contract.channels}) or a folder of pictures. Received: an array "
-            "of shape "
-            f"{pixels.shape} and dtype {pixels.dtype}"
+            f"{contract.channels}), a data set of them, or a folder of "
+            f"pictures. Received: an array of shape {pixels.shape} and dtype "
+            f"{pixels.dtype}"
         )
-    if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() < 2:
+    if any(
+        mine not in (None, side)
+        for mine, side in zip(contract.sides, pixels.shape[1:3], strict=True)
+    ):
+        raise ValueError(
+            "`calibration` must have the height and width of the model, "
+            f"{contract.sides}. Received: {pixels.shape[1:3]}"
+        )
+    # Bicubic interpolation can overshoot 0–255.
+    if not np.isfinite(pixels).all() or np.abs(pixels).max() < _LEAST:
         raise ValueError(
             "`calibration` must be pixels of 0–255, not normalized. "
             f"Received: values from {pixels.min()} to {pixels.max()}"
         )
     return pixels.astype("float32")
+
+
+def _collected(calibration):
+    """An array, or one of what a data set or a generator gives."""
+    if hasattr(calibration, "shape") or isinstance(calibration, list | tuple):
+        return np.asarray(calibration)
+    try:
+        batches = iter(calibration)
+    except TypeError as error:
+        raise ValueError(
+            "`calibration` must be pixels, a data set or a folder. "
+            f"Received: calibration={calibration!r}"
+        ) from error
+    pictures = []
+    for batch in batches:
+        # Of `(images, labels)` the images.
+        images = batch[0] if isinstance(batch, tuple | list) else batch
+        images = np.asarray(images)
+        pictures.extend(images if images.ndim == 4 else [images])
+        if len(pictures) >= _MOST:
+            break
+    if len({picture.shape for picture in pictures}) > 1:
+        raise ValueError(
+            "`calibration` must give pictures of one size. Received: "
+            f"{sorted({picture.shape for picture in pictures})[:5]}"
+        )
+    return np.asarray(pictures[:_MOST])
 
 
 def _folder(folder, size, margin):
@@ -86,12 +125,23 @@ def _folder(folder, size, margin):
             f"calibration={str(folder)!r}, which is empty"
         )
     step = max(1, len(files) // _MOST)
-    return np.stack(
-        [
-            evaluation_picture(decode_picture(file), size, margin)
-            for file in files[::step][:_MOST]
-        ]
-    )
+    pictures, first = [], None
+    for file in files[::step][:_MOST]:
+        try:
+            picture = decode_picture(file)
+        except ValueError as error:
+            first = first or error
+            continue
+        pictures.append(evaluation_picture(picture, size, margin))
+    if not pictures:
+        raise first
+    if first is not None:
+        warnings.warn(
+            f"Of `calibration`, files that are no pictures are left out: "
+            f"{first}",
+            stacklevel=3,
+        )
+    return np.stack(pictures)
 
 
 def _sample_views(size):

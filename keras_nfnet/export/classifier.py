@@ -76,8 +76,9 @@ def ends_in_logits(model):
     activation = activation_of(model)
     if activation is None:
         raise ValueError(
-            "`model` must end in a classifier, a layer with an activation. "
-            "Received: a model that ends in the layer "
+            "`model` must end in a classifier, a layer with an activation; or "
+            'say what it returns, such as `outputs="probabilities"` or '
+            '"features". Received: a model that ends in the layer '
             f"{last_operation(model).name!r}"
         )
     return activation == "linear"

@@ -12,20 +12,17 @@ import numpy as np
 from keras import ops
 
 from keras_nfnet.data.preprocessing import channel_statistics, to_channels
+from keras_nfnet.export.folding import ONLY_TRAINING
 from keras_nfnet.layers import ScaledWSConv2D
 from keras_nfnet.models.graphs import functional_graph, is_graph
 
 INPUT_RANGES = ("imagenet", "0-255")
 # Layers that leave the range of the pixels as it is.
 _NEUTRAL = (
+    *ONLY_TRAINING,
     keras.layers.InputLayer,
     keras.layers.CenterCrop,
-    keras.layers.GaussianNoise,
     keras.layers.RandomCrop,
-    keras.layers.RandomFlip,
-    keras.layers.RandomRotation,
-    keras.layers.RandomTranslation,
-    keras.layers.RandomZoom,
     keras.layers.Resizing,
     keras.layers.ZeroPadding2D,
 )
@@ -44,12 +41,14 @@ class Contract:
             `"0-255"` (pixels as they are).
         dtype: Of the model's input.
         outputs: Names of the outputs, in order.
+        sides: Height and width in pixels, `None` for any.
     """
 
     channels: int
     input_range: str
     dtype: str
     outputs: tuple
+    sides: tuple = (None, None)
 
     @property
     def statistics(self):
@@ -112,6 +111,7 @@ def contract_of(model, input_range=None):
         input_range,
         keras.backend.standardize_dtype(image.dtype),
         tuple(named(functional_graph(model).output)),
+        tuple(image.shape[1:3]),
     )
 
 

@@ -40,7 +40,21 @@ _LINEAR = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.Flatten,
 )
+# Layers that do nothing outside of training.
+ONLY_TRAINING = tuple(
+    getattr(keras.layers, name)
+    for name in dir(keras.layers)
+    if name
+    in (
+        *("ActivityRegularization", "AlphaDropout", "AugMix", "CutMix"),
+        *("Dropout", "GaussianDropout", "GaussianNoise", "MixUp"),
+        *("RandAugment", "SpatialDropout1D", "SpatialDropout2D"),
+        "SpatialDropout3D",
+    )
+    or (name.startswith("Random") and name != "RandomCrop")
+)
 _MAXIMA = (keras.layers.MaxPooling2D, keras.layers.GlobalMaxPooling2D)
+_HALF = ("float16", "bfloat16")
 # A factor c goes into a convolution, and 1/c into the gates behind it. Below
 # this, 1/c could leave the range of float16: c stays a factor.
 _SMALLEST = 2.0**-10
@@ -160,12 +174,9 @@ class _Folder:
             *args: Of the operation.
             **kwargs: Of the operation.
         """
-        # A layer that was told to train, such as a dropout to sample from,
-        # stays as it is.
-        trains = bool(kwargs.get("training"))
         first = first_argument(args, kwargs)
         for kind, lower in _LOWERINGS.items():
-            if isinstance(operation, kind) and not trains:
+            if isinstance(operation, kind):
                 result = lower(self, operation, first)
                 return result if once else _Scaled(result.tensor, result.factor)
         if isinstance(operation, keras.Model) and is_graph(operation):
@@ -176,7 +187,8 @@ class _Folder:
             )
         args, kwargs = tree.map_structure(self.plain, (args, kwargs))
         copy = self.copied(operation)
-        if takes_training(operation) and not trains:
+        # As `model(x, training=False)` calls it.
+        if takes_training(operation):
             kwargs["training"] = False
         return tree.map_structure(_Scaled, copy(*args, **kwargs))
 
@@ -213,6 +225,8 @@ class _Folder:
         name = self.options(operation.name, None)["name"]
         try:
             config = {**operation.get_config(), "name": name, **changes}
+            if self.dtype and operation.compute_dtype in _HALF:
+                config["dtype"] = self.dtype
             copy = type(operation).from_config(config)
             if operation.built:
                 copy.build_from_config(operation.get_build_config())
@@ -275,6 +289,13 @@ class _Folder:
 
     def gate(self, layer, value):
         """Channel attention whose factors lie in the kernels around it."""
+        parts = [layer.reduce, layer.expand] if hasattr(layer, "reduce") else []
+        if any(part.quantization_mode or part.lora_enabled for part in parts):
+            raise ValueError(
+                "`model` must not be quantized or have LoRA inside its "
+                "blocks; fold first. Received: the layer "
+                f"{layer.name!r}"
+            )
         plain = self.copied(
             layer, scale=1.0, dtype=self.dtype or layer.dtype_policy
         )
@@ -356,7 +377,7 @@ _LOWERINGS = {
     SkipInit: _Folder.skip_init,
     keras.layers.Rescaling: _Folder.rescaling,
     keras.layers.Add: _Folder.add,
-    (StochasticDepth, keras.layers.Dropout): _Folder.identity,
+    (StochasticDepth, *ONLY_TRAINING): _Folder.identity,
     keras.layers.Dense: _Folder.dense,
     _LINEAR: _Folder.linear,
     _MAXIMA: _Folder.maximum,

@@ -7,6 +7,7 @@ other packages, `other`.
 """
 
 import keras
+import numpy as np
 
 from keras_nfnet.export.folded_layers import (
     PlainActivation,
@@ -23,6 +24,20 @@ from keras_nfnet.models.graphs import functional_graph, is_graph
 # gelu and leaky_relu differ from the table's.
 _KERAS = ("linear", "relu", "sigmoid", "softmax", "tanh", "elu", "selu")
 _NAMES = {getattr(keras.activations, name): name for name in _KERAS}
+_NAMES.update(
+    {
+        keras.activations.gelu: "exact_gelu",
+        keras.activations.celu: "celu",
+        keras.activations.silu: "silu",
+        keras.activations.relu6: "relu6",
+        keras.activations.softplus: "softplus",
+        keras.activations.softsign: "soft_sign",
+        keras.activations.log_sigmoid: "log_sigmoid",
+        keras.activations.hard_sigmoid: "hard_sigmoid",
+        keras.activations.exponential: "exponential",
+        keras.activations.mish: "mish",
+    }
+)
 _NAMES.update({function: name for name, (function, _) in ACTIVATIONS.items()})
 
 
@@ -73,7 +88,7 @@ def _lower(target, layer, *args, **kwargs):
         pool = target.average_pool
         if isinstance(layer, keras.layers.MaxPooling2D):
             pool = target.max_pool
-        return pool(x, layer.pool_size, layer.strides, padding)
+        return pool(x, layer.pool_size, layer.strides, padding, _sides(layer))
     return target.other(layer, *args, **kwargs)
 
 
@@ -85,11 +100,31 @@ def _convolution(target, layer, x):
         padding=layer.padding,
         groups=layer.groups,
         dilation_rate=layer.dilation_rate,
+        sides=_sides(layer),
     )
 
 
+def _sides(layer):
+    """Height and width of what a layer of the graph is called on."""
+    return tuple(layer.input.shape[1:3])
+
+
 def _activation(target, layer, x):
-    return target.activation(x, layer.function)
+    return target.activation(x, layer.function, _rank(layer))
+
+
+def _rank(layer):
+    return len(layer.input.shape)
+
+
+def _softmax(target, layer, x):
+    if layer.axis not in (-1, _rank(layer) - 1):
+        return target.other(layer, x)
+    return target.activation(x, keras.activations.softmax, _rank(layer))
+
+
+def _activation_layer(target, layer, x):
+    return target.activation(x, layer.activation, _rank(layer))
 
 
 def _squeeze_excite(target, layer, x):
@@ -119,9 +154,18 @@ def _gated(target, layer, x, gate):
 
 
 def _dense(target, layer, x):
+    if layer.quantization_mode or layer.lora_enabled or _rank(layer) == 3:
+        return target.other(layer, x)
     bias = None if layer.bias is None else numpy_value(layer.bias)
-    x = target.dense(x, numpy_value(layer.kernel), bias)
-    return target.activation(x, layer.activation)
+    kernel = numpy_value(layer.kernel)
+    if _rank(layer) == 4:
+        if bias is None:
+            bias = np.zeros(layer.units, "float32")
+        kernel = kernel[None, None]
+        x = target.convolution(x, kernel, bias, (1, 1), "valid", 1, (1, 1))
+    else:
+        x = target.dense(x, kernel, bias)
+    return target.activation(x, layer.activation, _rank(layer))
 
 
 def _add(target, layer, values):
@@ -139,4 +183,6 @@ _LOWERINGS = {
     EfficientChannelAttention: _efficient_channel_attention,
     keras.layers.Dense: _dense,
     keras.layers.Add: _add,
+    keras.layers.Softmax: _softmax,
+    keras.layers.Activation: _activation_layer,
 }

@@ -27,6 +27,7 @@ def to_onnx(
     overwrite=False,
     progress=None,
     input_range=None,
+    opset=None,
 ):
     """Writes a model as one ONNX file.
 
@@ -59,6 +60,8 @@ def to_onnx(
             `preprocess_input`, `"0-255"` for one that takes pixels as they
             are. Default: found out, where the model begins with an NFNet or
             with a layer that rescales or normalizes.
+        opset: Version of ONNX's operators, 17 or later. Default: 20, the
+            first that has GELU as one operator.
 
     Returns:
         An `ExportReport`.
@@ -98,11 +101,12 @@ def to_onnx(
     texts = description(
         model.name, request.labels, request.size, precision, request.margin
     )
+    opset = _checked_opset(opset)
     say = progress or silent
     say("folding")
-    folded = checked_fold(model, request.contract, request.size)
+    folded, reference = checked_fold(model, request.contract, request.size)
     say(f"converting to {precision}")
-    content = _onnx_model(folded, texts, request.contract)
+    content = _onnx_model(folded, texts, request.contract, opset)
     if precision == "float16":
         from keras_nfnet.export.onnx_precision import half_weights
 
@@ -126,10 +130,10 @@ def to_onnx(
         say("running and comparing")
         return checked(
             runner(new),
-            model,
+            reference,
             size=request.size,
             contract=request.contract,
-            model=model,
+            model=reference,
             path=new,
             target=path,
             precision=precision,
@@ -161,16 +165,16 @@ def runner(path, threads=0):
     return run
 
 
-def _onnx_model(folded, texts, contract):
+def _onnx_model(folded, texts, contract, opset):
     from keras_nfnet.export.lowering import lower
     from keras_nfnet.export.onnx_target import OnnxTarget, UnknownOperation
 
-    target = OnnxTarget()
+    target = OnnxTarget(opset)
     try:
         images = target.images(contract)
         outputs = named(lower(folded, target, images))
     except UnknownOperation as error:
-        content = _by_tf2onnx(folded, contract, error)
+        content = _by_tf2onnx(folded, contract, opset, error)
     else:
         shapes = [x.shape[1:] for x in named(folded.output).values()]
         content = target.model(outputs, folded.inputs[0].shape[1:], shapes)
@@ -180,7 +184,7 @@ def _onnx_model(folded, texts, contract):
     return content
 
 
-def _by_tf2onnx(folded, contract, reason):
+def _by_tf2onnx(folded, contract, opset, reason):
     """Converts a network with layers that the package does not know."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -191,21 +195,61 @@ def _by_tf2onnx(folded, contract, reason):
         ) from reason
     import tensorflow as tf
     import tf2onnx
-
-    from keras_nfnet.export.onnx_target import OPSET
-
-    images = tf.TensorSpec(
-        (None, *folded.inputs[0].shape[1:]), tf.float32, name="images"
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
     )
 
-    @tf.function(autograph=False, input_signature=[images])
+    @tf.function(autograph=False)
     def outputs(images):
         return named(folded(contract.images(images), training=False))
 
-    # The newest opset that tf2onnx writes may be older than ours.
-    content, _ = tf2onnx.convert.from_function(
-        outputs,
-        [images],
-        opset=min(OPSET, tf2onnx.constants.PREFERRED_OPSET + 3),
+    # Constants that a layer made eagerly, as `Normalization` does, would
+    # become inputs.
+    frozen = convert_variables_to_constants_v2(
+        outputs.get_concrete_function(
+            tf.TensorSpec(
+                (None, *folded.inputs[0].shape[1:]), tf.float32, name="images"
+            )
+        )
     )
+    names = sorted(named(folded.output))
+    # The newest opset that tf2onnx writes may be older than ours.
+    content, _ = tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(),
+        input_names=["images:0"],
+        output_names=[x.name for x in frozen.outputs],
+        opset=min(opset, tf2onnx.constants.PREFERRED_OPSET + 3),
+    )
+    _rename(content, "images:0", "images")
+    for value, name in zip(frozen.outputs, names, strict=True):
+        _rename(content, value.name, name)
     return content
+
+
+def _rename(content, old, new):
+    """Gives an input or output of an ONNX model another name."""
+    for value in (*content.graph.input, *content.graph.output):
+        if value.name == old:
+            value.name = new
+    for node in content.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
+
+
+def _checked_opset(opset):
+    from keras_nfnet.export.onnx_target import OLDEST_OPSET, OPSET
+
+    if opset is None:
+        return OPSET
+    if (
+        isinstance(opset, bool)
+        or not isinstance(opset, int)
+        or opset < OLDEST_OPSET
+    ):
+        raise ValueError(
+            f"`opset` must be a whole number, {OLDEST_OPSET} or more. "
+            f"Received: opset={opset!r}"
+        )
+    return opset

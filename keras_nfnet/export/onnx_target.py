@@ -6,8 +6,9 @@ from onnx import TensorProto, helper, numpy_helper
 from keras_nfnet.export.lowering import activation_name
 from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
-# Gelu came with opset 20.
+# Gelu came with opset 20. Older opsets have it in parts.
 OPSET = 20
+OLDEST_OPSET = 17
 # Keras's or the table's name → operator and its attributes.
 _ACTIVATIONS = {
     "gelu": ("Gelu", {"approximate": "tanh"}),
@@ -21,7 +22,8 @@ _ACTIVATIONS = {
     "softplus": ("Softplus", {}),
     "soft_sign": ("Softsign", {}),
     "tanh": ("Tanh", {}),
-    "softmax": ("Softmax", {"axis": -1}),
+    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+    "exponential": ("Exp", {}),
 }
 
 
@@ -30,9 +32,14 @@ class UnknownOperation(Exception):
 
 
 class OnnxTarget:
-    """Values are names of an ONNX graph that grows with every call."""
+    """Values are names of an ONNX graph that grows with every call.
 
-    def __init__(self):
+    Args:
+        opset: Version of ONNX's operators, 17 or later.
+    """
+
+    def __init__(self, opset=OPSET):
+        self.opset = opset
         self.nodes = []
         self.initializers = []
 
@@ -65,7 +72,15 @@ class OnnxTarget:
         return self.node("Transpose", [x], perm=(0, 3, 1, 2))
 
     def convolution(
-        self, x, kernel, bias, strides, padding, groups, dilation_rate
+        self,
+        x,
+        kernel,
+        bias,
+        strides,
+        padding,
+        groups,
+        dilation_rate,
+        sides=(None, None),
     ):
         inputs = [
             x,
@@ -79,7 +94,7 @@ class OnnxTarget:
             strides=strides,
             group=groups,
             dilations=dilation_rate,
-            **_pads(kernel.shape[:2], strides, padding, dilation_rate),
+            **_pads(kernel.shape[:2], strides, padding, dilation_rate, sides),
         )
 
     def along_channels(self, x, kernel):
@@ -93,10 +108,13 @@ class OnnxTarget:
         )
         return self.node("Transpose", [x], perm=(0, 2, 1, 3))
 
-    def activation(self, x, function):
+    def activation(self, x, function, rank=4):
         name = activation_name(function)
         if name in ("linear", "identity"):
             return x
+        if name == "softmax":
+            # Channels are last in matrices, and second here in images.
+            return self.node("Softmax", [x], axis=1 if rank == 4 else -1)
         if name == "silu":
             return self.node("Mul", [x, self.node("Sigmoid", [x])])
         if name == "relu6":
@@ -105,10 +123,30 @@ class OnnxTarget:
         if name == "log_sigmoid":
             negative = self.node("Neg", [x])
             return self.node("Neg", [self.node("Softplus", [negative])])
+        if name == "mish":
+            inner = self.node("Tanh", [self.node("Softplus", [x])])
+            return self.node("Mul", [x, inner])
+        if name in ("gelu", "exact_gelu") and self.opset < OPSET:
+            return self._gelu(x, exact=name == "exact_gelu")
         if name not in _ACTIVATIONS:
-            raise UnknownOperation(f"the activation {name!r}")
+            raise UnknownOperation(f"the activation {name or function!r}")
         kind, attributes = _ACTIVATIONS[name]
         return self.node(kind, [x], **attributes)
+
+    def _gelu(self, x, exact):
+        """`x / 2 * (1 + erf(x / √2))`, or its form with tanh."""
+        if exact:
+            inner = self.node("Mul", [x, self.constant(2**-0.5)])
+            inner = self.node("Erf", [inner])
+        else:
+            cube = self.node("Mul", [self.node("Mul", [x, x]), x])
+            cube = self.node("Mul", [cube, self.constant(0.044715)])
+            inner = self.node("Add", [x, cube])
+            inner = self.node("Mul", [inner, self.constant(0.7978845608)])
+            inner = self.node("Tanh", [inner])
+        inner = self.node("Add", [inner, self.constant(1.0)])
+        half = self.node("Mul", [x, self.constant(0.5)])
+        return self.node("Mul", [half, inner])
 
     def dense(self, x, kernel, bias):
         inputs = [x, self.constant(kernel)]
@@ -119,27 +157,29 @@ class OnnxTarget:
     def mean(self, x, keepdims):
         if keepdims:
             return self.node("GlobalAveragePool", [x])
+        if self.opset < 18:
+            return self.node("ReduceMean", [x], axes=(2, 3), keepdims=0)
         return self.node(
             "ReduceMean", [x, self.constant((2, 3), "int64")], keepdims=0
         )
 
-    def average_pool(self, x, pool_size, strides, padding):
+    def average_pool(self, x, pool_size, strides, padding, sides=(None, None)):
         return self.node(
             "AveragePool",
             [x],
             kernel_shape=pool_size,
             strides=strides,
             count_include_pad=0,
-            **_pads(pool_size, strides, padding),
+            **_pads(pool_size, strides, padding, sides=sides),
         )
 
-    def max_pool(self, x, pool_size, strides, padding):
+    def max_pool(self, x, pool_size, strides, padding, sides=(None, None)):
         return self.node(
             "MaxPool",
             [x],
             kernel_shape=pool_size,
             strides=strides,
-            **_pads(pool_size, strides, padding),
+            **_pads(pool_size, strides, padding, sides=sides),
         )
 
     def add(self, x, y):
@@ -188,22 +228,40 @@ class OnnxTarget:
         return helper.make_model(
             graph,
             producer_name="keras_nfnet",
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid("", self.opset)],
             # The oldest version with this opset, for old runtimes.
             ir_version=9,
         )
 
 
-def _pads(sides, strides, padding, dilation_rate=(1, 1)):
-    """Attributes of the padding; explicit where the sides do not decide."""
+def _pads(kernel, strides, padding, dilation_rate=(1, 1), sides=(None, None)):
+    """Attributes of the padding, explicit wherever it is known."""
     if padding == "valid":
         return {"auto_pad": "VALID"}
-    odd = all(side % 2 for side in sides)
-    if padding == "same" and not (odd and tuple(strides) == (1, 1)):
+    if padding == "symmetric":
+        pads = map(symmetric_padding, kernel, dilation_rate)
+        return {"pads": tuple(pads) * 2}
+    around = [
+        _same(*axis)
+        for axis in zip(kernel, strides, dilation_rate, sides, strict=True)
+    ]
+    if None in around:
         # SAME of any resolution; ONNX pads the end first, as TensorFlow.
         return {"auto_pad": "SAME_UPPER"}
-    pads = map(symmetric_padding, sides, dilation_rate)
-    return {"pads": tuple(pads) * 2}
+    begins, ends = zip(*around, strict=True)
+    return {"pads": (*begins, *ends)}
+
+
+def _same(kernel, stride, dilation, side):
+    """Pixels before and after one axis for SAME; `None` if not known."""
+    reach = (kernel - 1) * dilation + 1
+    if stride == 1:
+        total = reach - 1
+    elif side is None:
+        return None
+    else:
+        total = max((-(-side // stride) - 1) * stride + reach - side, 0)
+    return total // 2, total - total // 2
 
 
 def _float_value(name, shape):

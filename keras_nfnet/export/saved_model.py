@@ -27,6 +27,7 @@ from keras_nfnet.export.contract import contract_of, named
 from keras_nfnet.export.request import silent
 from keras_nfnet.export.staging import (
     check_folder,
+    place,
     refuse_existing,
     staged,
     writing,
@@ -91,10 +92,12 @@ def to_saved_model(
         progress: Function that is told each step as it begins, such as
             `print`.
         input_range: As for `to_onnx`.
-        outputs: What the model returns: `"probabilities"`, `"logits"`, or
-            `"features"`, any tensors by name, as `keras_nfnet.features`
-            gives them. Default: found out from the last layer's activation
-            and the outputs' shapes.
+        outputs: What the model returns: `"probabilities"`; `"logits"` of
+            classes that exclude each other; `"sigmoid_logits"` of several
+            labels; or `"features"`, any tensors by name, as
+            `keras_nfnet.features` gives them. Default: found out from the
+            last activation (none is taken for logits) and the outputs'
+            shapes.
 
     Returns:
         An `ExportReport`.
@@ -153,7 +156,7 @@ def to_saved_model(
 
     say = progress or silent
     say("folding")
-    folded = checked_fold(model, contract, size)
+    folded, reference = checked_fold(model, contract, size)
     with staged(directory, "directory") as path:
         say("tracing and writing")
         with writing("directory", directory):
@@ -176,7 +179,7 @@ def to_saved_model(
                 raise OSError(error.message) from error
         say("loading and comparing")
         return _compared(
-            model, path, directory, size, margin, contract, answers
+            reference, path, directory, size, margin, contract, answers
         )
 
 
@@ -186,10 +189,11 @@ def _answers(model, outputs):
     The classes are `None` for feature maps. The function makes `{name:
     float32 tensor}` of the model's outputs.
     """
-    if outputs not in (None, "probabilities", "logits", "features"):
+    kinds = ("probabilities", "logits", "sigmoid_logits", "features")
+    if outputs not in (None, *kinds):
         raise ValueError(
-            '`outputs` must be "probabilities", "logits", "features" or '
-            f"`None`. Received: outputs={outputs!r}"
+            f"`outputs` must be one of {', '.join(kinds)}, or `None`. "
+            f"Received: outputs={outputs!r}"
         )
     shapes = [x.shape for x in model.outputs]
     if outputs is None and (len(shapes) > 1 or len(shapes[0]) == 4):
@@ -199,7 +203,13 @@ def _answers(model, outputs):
             name: ops.cast(value, "float32")
             for name, value in named(values).items()
         }
-    check_classifier(model)
+    classes = check_classifier(model)
+    if outputs == "sigmoid_logits":
+        return classes, lambda values: {
+            "probabilities": ops.sigmoid(
+                ops.cast(named(values)["output"], "float32")
+            )
+        }
     is_logits = outputs == "logits"
     if outputs is None:
         is_logits = ends_in_logits(model)
@@ -291,6 +301,7 @@ def _check_place(directory, overwrite):
         raise ValueError(
             f"`directory` must be a path. Received: directory={directory!r}"
         )
+    directory = place(directory)
     if os.path.isdir(directory):
         entries = os.listdir(directory)
         if "saved_model.pb" in entries:

@@ -22,10 +22,10 @@ def staged(target, argument="path"):
         The path to write to, of the same base name; nothing is there yet.
 
     Raises:
-        ValueError: If the folder that `target` is in is missing or cannot
-            be written.
+        ValueError: If the folder that `target` is in cannot be made or
+            written.
     """
-    target = os.path.abspath(target)
+    target = place(target)
     folder = _scratch_folder(target, argument)
     try:
         new = os.path.join(folder, os.path.basename(target))
@@ -37,18 +37,19 @@ def staged(target, argument="path"):
 
 def _scratch_folder(target, argument):
     parent, name = os.path.split(target)
-    if not os.path.isdir(parent):
-        raise ValueError(
-            f"`{argument}` must be in a folder that exists. "
-            f"Received: {argument}={target!r}"
-        )
     try:
+        os.makedirs(parent, exist_ok=True)
         return tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
     except OSError as error:
         raise ValueError(
             f"`{argument}` must be in a folder that can be written. "
             f"Received: {argument}={target!r} ({error.strerror})"
         ) from error
+
+
+def place(path):
+    """The absolute path that a caller means: `~` is the home folder."""
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def check_file(path, overwrite, ending):
@@ -67,7 +68,7 @@ def check_file(path, overwrite, ending):
             f"`path` must be the path of a file, such as 'nfnet{ending}'. "
             f"Received: path={path!r}"
         )
-    if os.path.isdir(path):
+    if os.path.isdir(path) or str(path).endswith((os.sep, os.altsep or "/")):
         raise ValueError(
             f"`path` must be a file, such as 'nfnet{ending}', not a folder. "
             f"Received: path={str(path)!r}"
@@ -77,13 +78,12 @@ def check_file(path, overwrite, ending):
 
 
 def check_folder(path, argument):
-    """Refuses a place whose folder is missing or cannot be written.
+    """Refuses a place whose folder cannot be made or written.
 
     Raises:
         ValueError: Saying which.
     """
-    path = os.path.abspath(path)
-    os.rmdir(_scratch_folder(path, argument))
+    os.rmdir(_scratch_folder(place(path), argument))
 
 
 def refuse_existing(path, overwrite, argument):
@@ -92,7 +92,7 @@ def refuse_existing(path, overwrite, argument):
     Raises:
         ValueError: If something is there and `overwrite` is false.
     """
-    if os.path.lexists(path) and not overwrite:
+    if os.path.lexists(place(path)) and not overwrite:
         raise ValueError(
             f"`{argument}` must be new; give another, or `overwrite=True`. "
             f"Received: {argument}={str(path)!r}, which exists"

@@ -115,7 +115,7 @@ def to_tflite(
         )
     say = progress or silent
     say("folding")
-    folded = checked_fold(model, request.contract, request.size)
+    folded, reference = checked_fold(model, request.contract, request.size)
     say(f"converting to {precision}")
     from keras_nfnet.export.tflite_signature import with_signature
 
@@ -138,10 +138,10 @@ def to_tflite(
         say("running and comparing")
         return checked(
             runner(new),
-            model,
+            reference,
             size=request.size,
             contract=request.contract,
-            model=model,
+            model=reference,
             path=new,
             target=path,
             precision=precision,

@@ -23,7 +23,15 @@ class TFLiteTarget:
         self.constant = constant
 
     def convolution(
-        self, x, kernel, bias, strides, padding, groups, dilation_rate
+        self,
+        x,
+        kernel,
+        bias,
+        strides,
+        padding,
+        groups,
+        dilation_rate,
+        sides=None,
     ):
         if padding == "symmetric":
             x, padding = padded(x, kernel.shape, strides, dilation_rate)
@@ -39,7 +47,7 @@ class TFLiteTarget:
         x = tf.nn.conv2d(x, tf.constant(kernel[:, None, None, None]), 1, "SAME")
         return tf.transpose(x, (0, 2, 3, 1))
 
-    def activation(self, x, function):
+    def activation(self, x, function, rank=4):
         if activation_name(function) == "gelu":
             return tf.nn.gelu(x, approximate=True)
         return function(x)
@@ -51,10 +59,10 @@ class TFLiteTarget:
     def mean(self, x, keepdims):
         return tf.reduce_mean(x, (1, 2), keepdims=keepdims)
 
-    def average_pool(self, x, pool_size, strides, padding):
+    def average_pool(self, x, pool_size, strides, padding, sides=None):
         return tf.nn.avg_pool2d(x, pool_size, strides, padding.upper())
 
-    def max_pool(self, x, pool_size, strides, padding):
+    def max_pool(self, x, pool_size, strides, padding, sides=None):
         if padding == "symmetric":
             pads = [(side // 2,) * 2 for side in pool_size]
             x = tf.pad(x, [(0, 0), *pads, (0, 0)], "SYMMETRIC")
@@ -68,7 +76,7 @@ class TFLiteTarget:
         return x * y
 
     def scale(self, x, factor):
-        return x * factor
+        return tf.cast(x, tf.float32) * factor
 
     def other(self, layer, *args, **kwargs):
         return layer(*args, **kwargs)

@@ -325,10 +325,10 @@ class NFBlock(keras.layers.Layer):
         self.compose_shortcut(input_shape[-1])
 
         def build_layer(layer, shape, *others):
-            if isinstance(layer, keras.layers.Add):
-                return shape[0]
             if not layer.built:
                 layer.build(shape)
+            if isinstance(layer, keras.layers.Add):
+                return shape[0]
             return layer.compute_output_shape(shape)
 
         self.forward(build_layer, tuple(input_shape))

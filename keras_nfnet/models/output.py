@@ -59,12 +59,27 @@ def activation_of(model):
         The name, `"other"` for another activation, or `None` if the last
         layer has none.
     """
-    last = last_operation(model)
-    if isinstance(last, keras.layers.Softmax):
-        return "softmax"
+    return _activation(last_operation(model))
+
+
+def _activation(last):
+    kind = type(last).__name__
+    if isinstance(last, keras.layers.Softmax) or kind in ("Softmax", "Sigmoid"):
+        return kind.lower() if kind == "Sigmoid" else "softmax"
     if isinstance(last, Logits):
         return "linear"
     activation = getattr(last, "activation", None)
+    # What only casts is not where a network ends, such as
+    # `Activation("linear", dtype="float32")` under mixed precision.
+    passes = isinstance(last, keras.layers.Identity) or kind == "Cast"
+    if isinstance(last, keras.layers.Activation):
+        passes = keras.activations.get(activation) is keras.activations.linear
+    if passes and len(last._inbound_nodes) == 1:
+        (x, *others) = last._inbound_nodes[0].input_tensors
+        before = x._keras_history.operation
+        if isinstance(before, keras.Model) and getattr(before, "outputs", 0):
+            before = last_operation(before)
+        return None if others else _activation(before)
     if activation is None:
         return None
     for name in ("softmax", "sigmoid", "linear"):

@@ -13,8 +13,8 @@ from keras_nfnet.layers.grouped_convolution import (
 from keras_nfnet.layers.initializers import ScaledNormal
 
 
-def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor"):
-    """Standardizes a kernel over all axes but the last (output units).
+def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor", axis=None):
+    """Standardizes a kernel, unit by unit.
 
     `W * s - mean * s` with `s = gain / sqrt(max(var * fan_in, eps))`, or
     with `eps_mode="add"` `s = gain / sqrt((var + eps) * fan_in)`.
@@ -25,13 +25,20 @@ def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor"):
 
     Args:
         kernel: `(..., filters)`, such as `(height, width, channels,
-            filters)`.
-        gain: `(filters,)`, or `None` for 1.
+            filters)`, or of any shape with `axis`.
+        gain: `(filters,)`, or a vector of one value for each unit, or `None`
+            for 1.
         eps: Floor of `var * fan_in`, or what is added to `var`, above 0.
         eps_mode: `"floor"` or `"add"`.
+        axis: The axes summed over in one unit, a tuple. `None` for all but
+            the last. For a depthwise kernel `(height, width, channels,
+            multiplier)` it is `(0, 1)`.
 
     Returns:
         A tensor like `kernel`.
+
+    Raises:
+        ValueError: If a unit has a single value: it has no variance.
 
     Example:
 
@@ -42,8 +49,14 @@ def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor"):
 
     Reference: arXiv:2101.08692, section 4, eq. 2.
     """
-    axes = list(range(len(kernel.shape) - 1))
-    fan_in = math.prod(kernel.shape[:-1])
+    axes = tuple(range(len(kernel.shape) - 1)) if axis is None else axis
+    fan_in = math.prod(kernel.shape[axis] for axis in axes)
+    if fan_in < 2:
+        raise ValueError(
+            "`kernel` must have two values or more in each unit: one alone "
+            "is its own mean. Received: kernel of shape "
+            f"{tuple(kernel.shape)}, whose axes {tuple(axes)} are summed over"
+        )
     mean = ops.mean(kernel, axis=axes, keepdims=True)
     variance = ops.mean(ops.square(kernel - mean), axis=axes, keepdims=True)
     eps = ops.cast(eps, kernel.dtype)
@@ -52,7 +65,7 @@ def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor"):
     else:
         scale = ops.rsqrt(ops.maximum(variance * fan_in, eps))
     if gain is not None:
-        scale = scale * gain
+        scale = scale * ops.reshape(gain, mean.shape)
     return kernel * scale - mean * scale
 
 
@@ -104,6 +117,8 @@ class ScaledWSConv2D(keras.layers.Layer):
 
     Reference: arXiv:2101.08692, section 4.
     """
+
+    unit_axes = {"kernel": (0, 1, 2)}
 
     def __init__(
         self,
@@ -194,7 +209,11 @@ class ScaledWSConv2D(keras.layers.Layer):
         if self.scale != 1:
             gain = gain * ops.cast(self.scale, gain.dtype)
         return standardize(
-            ops.convert_to_tensor(self.kernel), gain, self.eps, self.eps_mode
+            ops.convert_to_tensor(self.kernel),
+            gain,
+            self.eps,
+            self.eps_mode,
+            self.unit_axes["kernel"],
         )
 
     def call(self, inputs):

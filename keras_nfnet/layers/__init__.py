@@ -26,11 +26,13 @@ from keras_nfnet.layers.keras_layers import (
     ScaledWSSeparableConv2D,
 )
 from keras_nfnet.layers.residual import SkipInit, StochasticDepth
+from keras_nfnet.layers.residual_branches import Residual
 from keras_nfnet.layers.standardized import ScaledWSMixin
 
 __all__ = [
     "ACTIVATIONS",
     "EfficientChannelAttention",
+    "Residual",
     "ScaledActivation",
     "ScaledWSConv1D",
     "ScaledWSConv1DTranspose",

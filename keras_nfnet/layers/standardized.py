@@ -121,14 +121,21 @@ class ScaledWSMixin:
             A tensor like the kernel, in float32 at least.
         """
         variables = {variable.name: variable for variable in self.weights}
-        kernel = _full(variables[name])
-        if getattr(self, "lora_enabled", False):
-            kernel = kernel + (self.lora_alpha / self.lora_rank) * ops.matmul(
+        return self.standardize(
+            self._merged(variables[name]),
+            _full(variables[_gain_of(name)]),
+            self.unit_axes[name],
+        )
+
+    def _merged(self, variable):
+        """A variable's value in float32 at least, LoRA included."""
+        value = _full(variable)
+        if variable.name == "kernel" and getattr(self, "lora_enabled", False):
+            change = ops.matmul(
                 _full(self.lora_kernel_a), _full(self.lora_kernel_b)
             )
-        return self.standardize(
-            kernel, _full(variables[_gain_of(name)]), self.unit_axes[name]
-        )
+            value = value + (self.lora_alpha / self.lora_rank) * change
+        return value
 
     def standardize(self, kernel, gain, axis):
         """`keras_nfnet.layers.standardize` as this layer needs it."""
@@ -158,19 +165,14 @@ class ScaledWSMixin:
             f"`keras_nfnet.fold` returns. Received: mode={mode!r}"
         )
 
-    # Keras's layers with LoRA write kernel and bias only, and merge LoRA into
-    # the kernel in the compute dtype.
+    # By name, with the gains. Keras's layers with LoRA write the kernel and
+    # the bias only, and merge LoRA into the kernel in the compute dtype.
     def save_own_variables(self, store):
         for variable in self.weights:
             if not variable.name.startswith("lora_"):
-                store[variable.name] = self._merged(variable)
-
-    def _merged(self, variable):
-        if variable.name == "kernel" and getattr(self, "lora_enabled", False):
-            change = ops.matmul(self.lora_kernel_a, self.lora_kernel_b)
-            change = change * (self.lora_alpha / self.lora_rank)
-            return ops.cast(_full(variable) + change, variable.dtype)
-        return variable
+                store[variable.name] = ops.cast(
+                    self._merged(variable), variable.dtype
+                )
 
     def load_own_variables(self, store):
         expected = {
@@ -189,6 +191,16 @@ class ScaledWSMixin:
         if getattr(self, "lora_enabled", False):
             for variable in (self.lora_kernel_a, self.lora_kernel_b):
                 variable.assign(ops.zeros(variable.shape))
+
+    def plain_config(self):
+        """The configuration of the same layer of Keras, without its own parts.
+
+        The bias is there in any case, for what `fold` puts into it.
+        """
+        config = super().get_config()
+        for name in ("lora_rank", "lora_alpha"):
+            config.pop(name, None)
+        return {**config, "use_bias": True}
 
     def get_config(self):
         config = super().get_config()

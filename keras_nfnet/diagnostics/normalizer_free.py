@@ -59,12 +59,7 @@ class VarianceReport:
     def departures(self):
         """`(name, measured, expected)` of the variances that depart."""
         rows = zip(self.names, self.measured, self.expected, strict=True)
-        # Written so that NaN departs.
-        return [
-            (name, measured, expected)
-            for name, measured, expected in rows
-            if not abs(measured - expected) <= self.tolerance * expected
-        ]
+        return [row for row in rows if departs(*row[1:], self.tolerance)]
 
     def __str__(self):
         departures, count = self.departures, len(self.names)
@@ -84,11 +79,14 @@ class VarianceReport:
 def check_normalizer_free(model, x=None, tolerance=0.1):
     """Measures each sum and standardized layer of a network.
 
-    The variances are those of inference at initialization, with a SkipInit
+    The variances are those at initialization, without dropout, with a SkipInit
     gain of 1, and 1 for gains that are all 0. The analysis expects variance 1
     of a standardized layer on an activation of variance 1, `alpha²` of a
     residual branch, and the sum of both sides of an `Add`. What a pooling
-    layer takes away is measured and carried on: it is the signal's own.
+    layer takes away is measured and carried on: it is the signal's own. The
+    border is left out: in place of zero padding, standardized layers see
+    their inputs repeated. A departure is named where it arises; what follows
+    is compared with what it leaves.
 
     Args:
         model: A functional or sequential Keras model with one input.
@@ -109,13 +107,14 @@ def check_normalizer_free(model, x=None, tolerance=0.1):
 
     >>> nf = keras_nfnet.layers
     >>> inputs = keras.Input((64, 64, 3))
-    >>> x = nf.ScaledWSConv2D(32, 3, name="stem")(inputs)
+    >>> x = nf.ScaledWSConv2D(32, 3, name="first")(inputs)
+    >>> x = keras.layers.ReLU()(x)  # without its gain
+    >>> x = nf.ScaledWSConv2D(32, 3, name="second")(x)
     >>> x = nf.ScaledActivation("relu")(x)
-    >>> x = keras.layers.Conv2D(32, 1, name="plain", use_bias=False)(x)
-    >>> x = nf.ScaledWSConv2D(32, 3, name="last")(x)
+    >>> x = nf.ScaledWSConv2D(32, 3, name="third")(x)
     >>> report = keras_nfnet.check_normalizer_free(keras.Model(inputs, x))
     >>> [name for name, measured, expected in report.departures]
-    ['last']
+    ['second']
 
     Reference: arXiv:2101.08692, sections 3 and 4.
     """
@@ -125,7 +124,7 @@ def check_normalizer_free(model, x=None, tolerance=0.1):
         )
     graph = functional_graph(model)
     x = _inputs(graph, x)
-    walk = _Walk()
+    walk = _Walk(tolerance)
     with keras.StatelessScope(state_mapping=list(_gains_of_one(model))):
         walk.run(graph, tree.map_structure(lambda _: _Signal(x), graph.input))
     if not walk.rows:
@@ -137,11 +136,17 @@ def check_normalizer_free(model, x=None, tolerance=0.1):
     return VarianceReport(names, measured, expected, tolerance)
 
 
+def departs(measured, expected, tolerance):
+    """Whether a variance is not the expected one."""
+    # Written so that NaN departs.
+    return not abs(measured - expected) <= tolerance * expected
+
+
 class _Signal:
     """A tensor with the variance expected of it.
 
     `designed` is that of the analysis, which `beta` goes by; `expected` also
-    knows what pooling took away.
+    knows what pooling and departures have made of it.
     """
 
     def __init__(self, tensor, designed=1.0, expected=None):
@@ -156,7 +161,8 @@ class _Signal:
 class _Walk:
     """Follows a signal through a graph, and notes what is to be checked."""
 
-    def __init__(self):
+    def __init__(self, tolerance):
+        self.tolerance = tolerance
         self.rows = []
 
     def run(self, graph, inputs):
@@ -172,7 +178,10 @@ class _Walk:
             lambda value: value.tensor if isinstance(value, _Signal) else value,
             (args, kwargs),
         )
-        outputs = operation(*tensors, **options)
+        if hasattr(operation, "standardized_kernel"):
+            outputs = _without_border(operation, *tensors)
+        else:
+            outputs = operation(*tensors, **options)
         return tree.map_structure(
             lambda output: self._expected(operation, signals, output), outputs
         )
@@ -189,8 +198,7 @@ class _Walk:
             )
             self._note(operation, signal)
         elif hasattr(operation, "standardized_kernel"):
-            factor = getattr(operation, "scale", 1.0) ** 2
-            signal = signal.scaled(output, factor)
+            signal = signal.scaled(output, getattr(operation, "scale", 1) ** 2)
             self._note(operation, signal)
         elif isinstance(operation, SkipInit | layers.Rescaling):
             if isinstance(operation.scale, int | float):
@@ -211,8 +219,34 @@ class _Walk:
         return signal
 
     def _note(self, operation, signal):
-        row = operation.name, _variance(signal.tensor), signal.expected
-        self.rows.append(row)
+        measured = _variance(signal.tensor)
+        self.rows.append((operation.name, measured, signal.expected))
+        if departs(measured, signal.expected, self.tolerance):
+            signal.expected = measured
+
+
+def _without_border(layer, x):
+    """The outputs of a standardized layer if its inputs went on all around.
+
+    Zero padding lowers the variance at the border, and in small feature maps
+    much of a map is border. So the inputs are repeated in its place.
+    """
+    if getattr(layer, "padding", "valid") == "valid" or (
+        getattr(layer, "output_padding", None) is not None
+    ):
+        return layer(x)
+    is_transposed = hasattr(layer, "output_padding")
+    pads, crops = [(0, 0)], [slice(None)]
+    for kernel, stride, dilation in zip(
+        layer.kernel_size, layer.strides, layer.dilation_rate, strict=True
+    ):
+        # A multiple of the stride keeps the positions of the kernel.
+        steps = -(-kernel * dilation // stride)
+        pads.append((steps * stride, steps * stride))
+        border = steps * stride**2 if is_transposed else steps
+        crops.append(slice(border, -border))
+    x = np.pad(ops.convert_to_numpy(x), [*pads, (0, 0)], mode="wrap")
+    return layer(ops.convert_to_tensor(x))[tuple(crops)]
 
 
 def _variance(x):

@@ -231,8 +231,10 @@ def _without_border(layer, x):
     Zero padding lowers the variance at the border, and in small feature maps
     much of a map is border. So the inputs are repeated in its place.
     """
-    if getattr(layer, "padding", "valid") == "valid" or (
-        getattr(layer, "output_padding", None) is not None
+    if (
+        getattr(layer, "padding", "valid") == "valid"
+        or getattr(layer, "output_padding", None) is not None
+        or layer.data_format == "channels_first"
     ):
         return layer(x)
     is_transposed = hasattr(layer, "output_padding")
@@ -259,14 +261,10 @@ def _variance(x):
 def _gains_of_one(model):
     """`(variable, ones)` of all SkipInit's gains, and of gains of 0."""
     for layer in model._flatten_layers():
-        gains = [
-            getattr(layer, "gain", None),
-            getattr(layer, "skip_gain", None),
-        ]
-        for gain in gains:
+        for name in ("gain", "skip_gain"):
+            gain = getattr(layer, name, None)
             if isinstance(gain, keras.Variable) and (
-                isinstance(layer, SkipInit)
-                or not np.any(ops.convert_to_numpy(gain))
+                name == "skip_gain" or not np.any(ops.convert_to_numpy(gain))
             ):
                 yield gain, ops.ones(gain.shape, gain.dtype)
 
@@ -279,6 +277,10 @@ def _inputs(graph, x):
     (expected,) = graph.inputs
     shape = tuple(expected.shape[1:])
     if x is None:
+        if "int" in keras.backend.standardize_dtype(expected.dtype):
+            raise ValueError(
+                "`x` must be given for a model on integers. Received: x=None"
+            )
         *sides, channels = (side or _SIDE for side in shape)
         batch = max(4, math.ceil(_POSITIONS / math.prod(sides)))
         x = np.random.default_rng(0).standard_normal(

@@ -366,4 +366,5 @@ class ScaledWSDense(ScaledWSMixin, layers.Dense):
     unit_axes = {"kernel": (0,)}
 
     def convolution_op(self, inputs, kernel):
+        """The product of the inputs and the kernel."""
         return ops.matmul(inputs, kernel)

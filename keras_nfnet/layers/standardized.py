@@ -142,6 +142,7 @@ class ScaledWSMixin:
         return standardize(kernel, gain, self.eps, axis=axis)
 
     def call(self, inputs):
+        """`convolution_op` of the standardized kernels, bias, activation."""
         outputs = self.convolution_op(
             inputs,
             *(
@@ -165,9 +166,10 @@ class ScaledWSMixin:
             f"`keras_nfnet.fold` returns. Received: mode={mode!r}"
         )
 
-    # By name, with the gains. Keras's layers with LoRA write the kernel and
-    # the bias only, and merge LoRA into the kernel in the compute dtype.
+    # Keras's layers with LoRA write the kernel and the bias only, and merge
+    # LoRA into the kernel in the compute dtype.
     def save_own_variables(self, store):
+        """Writes each variable under its name; LoRA is merged."""
         for variable in self.weights:
             if not variable.name.startswith("lora_"):
                 store[variable.name] = ops.cast(
@@ -175,6 +177,7 @@ class ScaledWSMixin:
                 )
 
     def load_own_variables(self, store):
+        """Reads each variable by its name; LoRA starts from zeros."""
         expected = {
             variable.name: variable
             for variable in self.weights
@@ -203,6 +206,7 @@ class ScaledWSMixin:
         return {**config, "use_bias": True}
 
     def get_config(self):
+        """As the layer of Keras, with `gain_initializer` and `eps`."""
         config = super().get_config()
         config.update(
             gain_initializer=keras.initializers.serialize(

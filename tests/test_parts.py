@@ -24,6 +24,10 @@ LAYERS = {
         ),
         SIGNAL,
     ),
+    "causal groups": (
+        lambda **k: nf.ScaledWSConv1D(6, 3, padding="causal", groups=2, **k),
+        SIGNAL,
+    ),
     "groups": (lambda **k: nf.ScaledWSConv1D(6, 3, groups=2, **k), SIGNAL),
     "Conv3D": (lambda **k: nf.ScaledWSConv3D(6, 3, strides=2, **k), VOLUME),
     "DepthwiseConv1D": (
@@ -107,7 +111,7 @@ def test_a_layer_is_that_of_keras_with_the_standardized_kernel(case):
     plain.set_weights([np.asarray(v) for v in [*kernels, *biases]])
     x = inputs(shape)
     np.testing.assert_allclose(layer(x), plain(x), rtol=1e-5, atol=1e-5)
-    assert layer(x).shape == layer.compute_output_shape(shape)
+    assert tuple(layer(x).shape) == tuple(layer.compute_output_shape(shape))
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
@@ -190,6 +194,20 @@ def test_fold_gives_a_plain_layer_of_the_same_outputs(case):
     assert not [x for x in folded.layers if isinstance(x, kinds)]
 
 
+@pytest.mark.tensorflow
+def test_groups_need_no_compilation_and_fold_into_what_onnx_can_read(tmp_path):
+    """Keras compiles a convolution of groups, which no export can read."""
+    for padding in ("same", "causal"):
+        layer = nf.ScaledWSConv1D(6, 3, padding=padding, groups=2)
+        model = model_of(randomized(layer, SIGNAL), SIGNAL)
+        folded = keras_nfnet.fold(model)
+        x = inputs(SIGNAL)
+        expected = np.asarray(folded(x))
+        folded.export(tmp_path / "a.onnx", format="onnx", verbose=False)
+        got = onnx_outputs(tmp_path / "a.onnx", x)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
 class Circular(ScaledWSMixin, keras.layers.Conv1D):
     """An operation of the user's own."""
 
@@ -237,11 +255,13 @@ def test_lora_changes_the_kernel_before_standardization(make, policy, tmp_path):
     )
 
 
-def test_regularizers_and_constraints_are_keras_own():
-    layer = nf.ScaledWSConv1D(
-        6, 3, kernel_regularizer="l2", kernel_constraint="unit_norm"
-    )
-    randomized(layer, SIGNAL)
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [(nf.ScaledWSConv1D, SIGNAL), (nf.ScaledWSConv2D, IMAGE)],
+)
+def test_regularizers_and_constraints_are_keras_own(kind, shape):
+    layer = kind(6, 3, kernel_regularizer="l2", kernel_constraint="unit_norm")
+    layer = randomized(kind.from_config(layer.get_config()), shape)
     (loss,) = layer.losses
     kernel = np.asarray(layer.kernel)
     assert float(loss) == pytest.approx(0.01 * (kernel**2).sum(), rel=1e-5)

@@ -67,7 +67,9 @@ class Contract:
         """
         images = ops.cast(pixels, "float32")
         if self.statistics:
-            mean, deviation = (np.float32(values) for values in self.statistics)
+            mean, deviation = (
+                np.float32(values) for values in self.statistics
+            )
             images = (images - mean) / deviation
         if "int" in self.dtype:
             images = ops.round(ops.clip(images, 0, 255))

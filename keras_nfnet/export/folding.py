@@ -281,11 +281,19 @@ class _Folder:
             **layer.plain_config(),
             **self.options(layer.name, layer.dtype_policy),
         }
-        is_plain = isinstance(layer, _CONVOLUTIONS) and (
-            layer.data_format == "channels_last"
-            and layer.padding in ("same", "valid")
+        tensor = value.tensor
+        is_plain = (
+            isinstance(layer, _CONVOLUTIONS)
+            and layer.data_format == "channels_last"
         )
         if is_plain:
+            if layer.padding == "causal":
+                before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+                tensor = keras.layers.ZeroPadding1D(
+                    (before, 0),
+                    **self.options(f"{layer.name}_pad", layer.dtype_policy),
+                )(tensor)
+                config["padding"] = "valid"
             names = ("filters", "kernel_size", "strides", "padding", "groups")
             names += ("dilation_rate", "name", "dtype")
             plain = PlainConvolution(**{name: config[name] for name in names})
@@ -296,7 +304,7 @@ class _Folder:
             kind = kinds[kinds.index(ScaledWSMixin) + 1]
             plain = kind.from_config({**config, "activation": None})
             source = _KerasKernels(plain)
-        plain.build(value.tensor.shape)
+        plain.build(tensor.shape)
         bias = np.zeros(plain.bias.shape, "float32")
         if layer.bias is not None:
             bias = ops.convert_to_numpy(layer.bias)
@@ -304,7 +312,7 @@ class _Folder:
             plain.set_values(*kernels, bias)
         else:
             plain.set_weights([*kernels, bias])
-        result = plain(value.tensor)
+        result = plain(tensor)
         if layer.activation is keras.activations.linear:
             return _Scaled(result, source=_Source(source))
         activation = keras.layers.Activation(

@@ -96,6 +96,11 @@ class ScaledWSConv2D(keras.layers.Layer):
             of an activation.
         dilation_rate: Distance between the kernel's pixels, or one along
             the height and one along the width.
+        kernel_regularizer: As for `keras.layers.Conv2D`, of the kernel
+            before standardization.
+        bias_regularizer: As for `keras.layers.Conv2D`.
+        kernel_constraint: As `kernel_regularizer`.
+        bias_constraint: As for `keras.layers.Conv2D`.
         **kwargs: As for `keras.layers.Layer`.
 
     Input shape:
@@ -136,6 +141,10 @@ class ScaledWSConv2D(keras.layers.Layer):
         eps_mode="floor",
         scale=1.0,
         dilation_rate=1,
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -165,6 +174,10 @@ class ScaledWSConv2D(keras.layers.Layer):
         )
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.gain_initializer = keras.initializers.get(gain_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
         self.eps = eps
         self.eps_mode = eps_mode
         self.scale = scale
@@ -184,6 +197,8 @@ class ScaledWSConv2D(keras.layers.Layer):
             name="kernel",
             shape=(*self.kernel_size, channels // self.groups, self.filters),
             initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
             autocast=False,
         )
         self.gain = self.add_weight(
@@ -197,6 +212,8 @@ class ScaledWSConv2D(keras.layers.Layer):
                 name="bias",
                 shape=(self.filters,),
                 initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
             )
         else:
             self.bias = None
@@ -271,6 +288,16 @@ class ScaledWSConv2D(keras.layers.Layer):
             eps_mode=self.eps_mode,
             scale=self.scale,
             dilation_rate=self.dilation_rate,
+            kernel_regularizer=keras.regularizers.serialize(
+                self.kernel_regularizer
+            ),
+            bias_regularizer=keras.regularizers.serialize(
+                self.bias_regularizer
+            ),
+            kernel_constraint=keras.constraints.serialize(
+                self.kernel_constraint
+            ),
+            bias_constraint=keras.constraints.serialize(self.bias_constraint),
         )
         return config
 

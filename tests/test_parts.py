@@ -291,6 +291,9 @@ def test_a_unit_of_one_value_is_refused(make, shape):
 def test_bad_arguments_of_a_standardized_layer_are_named():
     with pytest.raises(ValueError, match="`eps`"):
         nf.ScaledWSConv1D(4, 3, eps=0)
+    nameless = type("Nameless", (ScaledWSMixin, keras.layers.Conv1D), {})
+    with pytest.raises(ValueError, match="`unit_axes`"):
+        nameless(4, 3)
     with pytest.raises(ValueError, match="quantized"):
         nf.ScaledWSDense(4, dtype="int8_from_float32")
     layer = randomized(nf.ScaledWSDense(4), SIGNAL)

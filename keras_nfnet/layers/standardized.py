@@ -48,8 +48,8 @@ class ScaledWSMixin:
         As for the layer of Keras.
 
     Raises:
-        ValueError: If a unit has a single value, `eps` is not above 0, or
-            the layer is to be quantized.
+        ValueError: If `unit_axes` is empty, a unit has a single value, `eps`
+            is not above 0, or the layer is to be quantized.
 
     Example:
 
@@ -68,6 +68,12 @@ class ScaledWSMixin:
     def __init__(self, *args, gain_initializer="ones", eps=1e-4, **kwargs):
         if not eps > 0:
             raise ValueError(f"`eps` must be above 0. Received: eps={eps!r}")
+        if not self.unit_axes:
+            raise ValueError(
+                "`unit_axes` of the class must name the layer's kernels, such "
+                'as {"kernel": (0, 1, 2)}. Received: '
+                f"{type(self).__name__}.unit_axes={self.unit_axes!r}"
+            )
         signature = inspect.signature(super().__init__)
         given = signature.bind_partial(*args, **kwargs).arguments
         defaults = {

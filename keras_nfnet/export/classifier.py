@@ -4,10 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_nfnet.data.preprocessing import sides
-from keras_nfnet.models.nfnet import default_name
+from keras_nfnet.data.preprocessing import (
+    EVALUATION_MARGIN,
+    check_margin,
+    sides,
+)
 from keras_nfnet.models.output import activation_of, last_operation
-from keras_nfnet.variants import VARIANTS
+from keras_nfnet.variants import VARIANTS, default_name
 
 
 def check_classifier(model):
@@ -25,17 +28,17 @@ def check_classifier(model):
     """
     check_takes_images(model)
     shape = model.outputs[0].shape
-    if len(shape) != 2 or shape[-1] is None:
+    if len(model.outputs) > 1 or len(shape) != 2 or shape[-1] is None:
         raise ValueError(
             "`model` must return one batch of classes (batch, classes), such "
-            "as a model with `include_top=True`. Received: a model of output "
-            f"{tuple(shape)}"
+            "as a model with `include_top=True`. Received: a model of outputs "
+            f"{[tuple(x.shape) for x in model.outputs]}"
         )
     return shape[-1]
 
 
 def check_takes_images(model):
-    """Refuses what does not map one batch of images to one output.
+    """Refuses what does not take one batch of images.
 
     Raises:
         ValueError: If it is another model.
@@ -48,14 +51,14 @@ def check_takes_images(model):
     outputs = getattr(model, "outputs", None) or []
     if (
         len(inputs) != 1
-        or len(outputs) != 1
+        or not outputs
         or len(inputs[0].shape) != 4
-        or inputs[0].shape[-1] != 3
+        or inputs[0].shape[-1] is None
     ):
         raise ValueError(
-            "`model` must take one batch of images (batch, height, width, 3) "
-            "and return one output. Received: a model of inputs "
-            f"{[tuple(x.shape) for x in inputs]} and outputs "
+            "`model` must be functional or sequential and take one batch of "
+            "images (batch, height, width, channels). Received: a model of "
+            f"inputs {[tuple(x.shape) for x in inputs]} and outputs "
             f"{[tuple(x.shape) for x in outputs]}"
         )
 
@@ -117,7 +120,32 @@ def input_size(model, size=None):
         return tuple(fixed)
     if given:
         return given
+    config = _variant_of(model)
+    size = config and config.test_size
+    return size and sides(size)
+
+
+def view_margin(model, margin=None):
+    """The margin or crop fraction with which images are evaluated.
+
+    `margin` where it is given, then that of the variant that the model is
+    named after, else 32 pixels.
+
+    Raises:
+        ValueError: If `margin` is neither.
+    """
+    if margin is None:
+        config = _variant_of(model)
+        margin = config and config.crop_fraction
+    if margin is None:
+        return EVALUATION_MARGIN
+    check_margin(margin)
+    return margin
+
+
+def _variant_of(model):
+    """The configuration that a model is named after, or `None`."""
     for variant, config in VARIANTS.items():
-        if model.name == default_name(variant) and config.test_size:
-            return sides(config.test_size)
+        if model.name == default_name(variant):
+            return config
     return None

@@ -7,8 +7,10 @@ from keras_nfnet.export.classifier import (
     check_finite,
     check_takes_images,
     input_size,
+    view_margin,
 )
 from keras_nfnet.export.comparison import DEFAULT_SIZE
+from keras_nfnet.export.contract import Contract, contract_of
 from keras_nfnet.export.staging import check_file
 from keras_nfnet.models.output import labelled_classes
 
@@ -21,12 +23,15 @@ class Request:
         labels: One string per class, or `None` of a model that returns
             feature maps.
         size: `(height, width)` in pixels.
-        margin: Pixels to resize beyond `size` before the centre crop.
+        margin: Pixels to resize beyond `size` before the centre crop, or
+            a crop fraction.
+        contract: What the model takes and returns, a `Contract`.
     """
 
     labels: tuple | None
     size: tuple
     margin: int
+    contract: Contract
 
 
 def checked_request(
@@ -40,6 +45,7 @@ def checked_request(
     size,
     margin,
     overwrite,
+    input_range,
 ):
     """Checks a model and the arguments of its export to one file.
 
@@ -56,31 +62,20 @@ def checked_request(
             f"Received: precision={precision!r}"
         )
     size = input_size(model, size) or (DEFAULT_SIZE, DEFAULT_SIZE)
-    check_margin(margin)
-    shape = model.outputs[0].shape
-    if len(shape) == 2:
+    margin = view_margin(model, margin)
+    contract = contract_of(model, input_range)
+    shapes = [tuple(x.shape) for x in model.outputs]
+    shape = shapes[0]
+    if len(shapes) == 1 and len(shape) == 2:
         labels = class_names(labels, labelled_classes(model))
     elif labels is not None:
         raise ValueError(
             "`labels` need a model that returns classes. Received: a model "
-            f"of output {tuple(shape)}"
+            f"of outputs {shapes}"
         )
     check_file(path, overwrite, ending)
     check_finite(model)
-    return Request(labels, size, margin)
-
-
-def check_margin(margin):
-    """Refuses a margin that is no number of pixels.
-
-    Raises:
-        ValueError: If it is not a whole number, 0 or more.
-    """
-    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
-        raise ValueError(
-            "`margin` must be a whole number, 0 or more. "
-            f"Received: margin={margin!r}"
-        )
+    return Request(labels, size, margin, contract)
 
 
 def silent(step):

@@ -3,8 +3,8 @@
 import dataclasses
 import inspect
 
-from keras_nfnet.models.nfnet import ARGUMENTS, NFNet, build, default_name
-from keras_nfnet.variants import VARIANTS
+from keras_nfnet.models.nfnet import ARGUMENTS, NFNet, build
+from keras_nfnet.variants import VARIANTS, default_name
 
 _USE_SE = """        use_se: Whether every block ends in squeeze-and-excite. Its
             hidden channels are a quarter of the block's.
@@ -73,7 +73,8 @@ def _nf_resnet(name, variant):
 
 
 def _timm(name, variant):
-    return _constructor(name, variant, f"timm 1.0.31, `{variant}`.")
+    reference = f"arXiv:2101.08692; timm 1.0.31, `{variant}`."
+    return _constructor(name, variant, reference)
 
 
 NFNetF0 = _nfnet("NFNetF0", "F0")

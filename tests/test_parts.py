@@ -443,6 +443,16 @@ def test_the_check_changes_nothing_and_knows_the_packages_own_networks():
     assert report.expected[index] > 1.04
 
 
+def test_the_check_follows_models_in_a_model_and_inputs_by_name():
+    inner = run(NETWORKS["a signal"])["model"]
+    x = keras.Input(inner.input_shape[1:])
+    outer = keras.Model(x, inner(inputs=nf.ScaledWSConv1D(2, 9)(inputs=x)))
+    alone = keras_nfnet.check_normalizer_free(inner)
+    report = keras_nfnet.check_normalizer_free(outer)
+    assert report.names[1:] == alone.names
+    assert report.expected[1:] == pytest.approx(alone.expected, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

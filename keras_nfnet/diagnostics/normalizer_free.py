@@ -169,17 +169,21 @@ class _Walk:
         return graph._run_through_graph(inputs, call_fn=self)
 
     def __call__(self, operation, *args, **kwargs):
+        signals = [
+            value
+            for value in tree.flatten((args, kwargs))
+            if isinstance(value, _Signal)
+        ]
         if isinstance(operation, NFBlock):
-            return operation.forward(self, *args)
+            return operation.forward(self, *signals)
         if isinstance(operation, keras.Model) and is_graph(operation):
-            return self.run(functional_graph(operation), *args)
-        signals = [s for s in tree.flatten(args) if isinstance(s, _Signal)]
+            return self.run(functional_graph(operation), signals)
         tensors, options = tree.map_structure(
             lambda value: value.tensor if isinstance(value, _Signal) else value,
             (args, kwargs),
         )
         if hasattr(operation, "standardized_kernel"):
-            outputs = _without_border(operation, *tensors)
+            outputs = _without_border(operation, signals[0].tensor)
         else:
             outputs = operation(*tensors, **options)
         return tree.map_structure(

@@ -6,10 +6,10 @@
 Reference: Brock et al. 2021, arXiv:2102.06171 and arXiv:2101.08692.
 """
 
-from keras_nfnet import export, weights
+from keras_nfnet import export, layers, weights
 from keras_nfnet.data.labels import decode_predictions
 from keras_nfnet.data.preprocessing import preprocess_input
-from keras_nfnet.diagnostics import signal_propagation
+from keras_nfnet.diagnostics import check_normalizer_free, signal_propagation
 from keras_nfnet.export.folding import fold
 from keras_nfnet.models import constructors
 from keras_nfnet.models.constructors import *  # noqa: F403
@@ -36,11 +36,13 @@ __all__ = [
     "WarmupCosine",
     "__version__",
     "adaptive_clip",
+    "check_normalizer_free",
     "decode_predictions",
     "ema_model",
     "export",
     "features",
     "fold",
+    "layers",
     "preprocess_input",
     "signal_propagation",
     "train",

@@ -28,11 +28,11 @@ MORE = (
 )
 # These refuse nothing: they have no Raises.
 REFUSE_NOTHING = {
+    "keras_nfnet.diagnostics.VarianceReport",
     "keras_nfnet.data.imagenet_labels",
     "keras_nfnet.diagnostics.signal_propagation.SignalPropagation",
     "keras_nfnet.diagnostics.variant_table",
     "keras_nfnet.export.ExportReport",
-    "keras_nfnet.layers.standardize",
     "keras_nfnet.training.recipes.names",
 }
 # These follow nobody's paper or code: they have no Reference.

@@ -60,11 +60,11 @@ class PlainConvolution(keras.layers.Layer):
 
     Args:
         filters: Output channels.
-        kernel_size: A pair.
-        strides: A pair.
+        kernel_size: A tuple, one entry for each of 1 to 3 axes.
+        strides: Likewise.
         padding: `"same"`, `"valid"` or `"symmetric"`.
         groups: Divides input channels and `filters`.
-        dilation_rate: A pair.
+        dilation_rate: As `kernel_size`.
         **kwargs: As for `keras.layers.Layer`.
     """
 
@@ -104,7 +104,7 @@ class PlainConvolution(keras.layers.Layer):
         self.built = True
 
     def set_values(self, kernel, bias):
-        """Assigns a kernel `(h, w, channels // groups, filters)` and a bias."""
+        """Assigns a kernel `(..., channels // groups, filters)` and a bias."""
         parts = np.split(kernel, len(self.kernels), axis=-1)
         for variable, part in zip(self.kernels, parts, strict=True):
             variable.assign(part)

@@ -22,6 +22,7 @@ from keras_nfnet.layers import (
     EfficientChannelAttention,
     ScaledActivation,
     ScaledWSConv2D,
+    ScaledWSMixin,
     SkipInit,
     SqueezeExcite,
     StochasticDepth,
@@ -36,8 +37,12 @@ _HOMOGENEOUS = [
 ]
 # What a factor passes unchanged; of the maxima only one above 0.
 _LINEAR = (
+    keras.layers.AveragePooling1D,
     keras.layers.AveragePooling2D,
+    keras.layers.AveragePooling3D,
+    keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
     keras.layers.Flatten,
 )
 # Layers that do nothing outside of training.
@@ -53,8 +58,20 @@ ONLY_TRAINING = tuple(
     )
     or (name.startswith("Random") and name != "RandomCrop")
 )
-_MAXIMA = (keras.layers.MaxPooling2D, keras.layers.GlobalMaxPooling2D)
 _HALF = ("float16", "bfloat16")
+_MAXIMA = (
+    keras.layers.MaxPooling1D,
+    keras.layers.MaxPooling2D,
+    keras.layers.MaxPooling3D,
+    keras.layers.GlobalMaxPooling1D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.GlobalMaxPooling3D,
+)
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+)
 # A factor c goes into a convolution, and 1/c into the gates behind it. Below
 # this, 1/c could leave the range of float16: c stays a factor.
 _SMALLEST = 2.0**-10
@@ -139,6 +156,30 @@ class _Source:
         self.convolution.set_values(kernel * factor, bias * factor)
         for gate in self.gates:
             gate.assign(numpy_value(gate) / factor)
+
+
+class _KerasKernels:
+    """A layer of Keras, whose last kernel and bias can take a factor."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def values(self):
+        *_, kernel, bias = self.layer.get_weights()
+        return kernel, bias
+
+    def set_values(self, kernel, bias):
+        kernels = self.layer.get_weights()[:-2]
+        self.layer.set_weights([*kernels, kernel, bias])
+
+
+def _keeps_its_operation(layer):
+    """Whether no class of the user's changes what a layer computes."""
+    return all(
+        kind.__module__.split(".")[0] in ("keras", "keras_nfnet")
+        or not {"call", "convolution_op"} & vars(kind).keys()
+        for kind in type(layer).__mro__
+    )
 
 
 class _Folder:
@@ -259,6 +300,59 @@ class _Folder:
         plain.set_values(kernel * np.float32(value.factor), bias)
         return _Scaled(plain(value.tensor), source=_Source(plain))
 
+    def standardized(self, layer, value):
+        """A standardized layer of Keras as a plain one."""
+        if not _keeps_its_operation(layer):
+            return _Scaled(self.copied(layer)(self.plain(value)))
+        kernels = [
+            ops.convert_to_numpy(layer.standardized_kernel(name))
+            for name in layer.unit_axes
+        ]
+        kernels[-1] = kernels[-1] * np.float32(value.factor)
+        config = {
+            **layer.plain_config(),
+            **self.options(layer.name, layer.dtype_policy),
+        }
+        tensor = value.tensor
+        is_plain = (
+            isinstance(layer, _CONVOLUTIONS)
+            and layer.data_format == "channels_last"
+        )
+        if is_plain:
+            if layer.padding == "causal":
+                before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+                tensor = keras.layers.ZeroPadding1D(
+                    (before, 0),
+                    **self.options(f"{layer.name}_pad", layer.dtype_policy),
+                )(tensor)
+                config["padding"] = "valid"
+            names = ("filters", "kernel_size", "strides", "padding", "groups")
+            names += ("dilation_rate", "name", "dtype")
+            plain = PlainConvolution(**{name: config[name] for name in names})
+            source = plain
+        else:
+            # The layer that the mixin was put before.
+            kinds = type(layer).__mro__
+            kind = kinds[kinds.index(ScaledWSMixin) + 1]
+            plain = kind.from_config({**config, "activation": None})
+            source = _KerasKernels(plain)
+        plain.build(tensor.shape)
+        bias = np.zeros(plain.bias.shape, "float32")
+        if layer.bias is not None:
+            bias = ops.convert_to_numpy(layer.bias)
+        if is_plain:
+            plain.set_values(*kernels, bias)
+        else:
+            plain.set_weights([*kernels, bias])
+        result = plain(tensor)
+        if layer.activation is keras.activations.linear:
+            return _Scaled(result, source=_Source(source))
+        activation = keras.layers.Activation(
+            layer.activation,
+            **self.options(f"{layer.name}_activation", layer.dtype_policy),
+        )
+        return _Scaled(activation(result))
+
     def activation(self, layer, value):
         factor = layer.gain * layer.scale
         passes = layer.function in _HOMOGENEOUS and value.factor > 0
@@ -371,6 +465,7 @@ class _Folder:
 
 _LOWERINGS = {
     ScaledWSConv2D: _Folder.convolution,
+    ScaledWSMixin: _Folder.standardized,
     ScaledActivation: _Folder.activation,
     NFBlock: _Folder.block,
     (SqueezeExcite, EfficientChannelAttention): _Folder.gate,

@@ -93,6 +93,8 @@ def _lower(target, layer, *args, **kwargs):
 
 
 def _convolution(target, layer, x):
+    if len(layer.kernel_size) != 2:
+        return target.other(layer, x)
     return target.convolution(
         x,
         *layer.values(),

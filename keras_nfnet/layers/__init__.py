@@ -13,13 +13,39 @@ from keras_nfnet.layers.attention import (
     SqueezeExcite,
 )
 from keras_nfnet.layers.convolution import ScaledWSConv2D, standardize
+from keras_nfnet.layers.keras_layers import (
+    ScaledWSConv1D,
+    ScaledWSConv1DTranspose,
+    ScaledWSConv2DTranspose,
+    ScaledWSConv3D,
+    ScaledWSConv3DTranspose,
+    ScaledWSDense,
+    ScaledWSDepthwiseConv1D,
+    ScaledWSDepthwiseConv2D,
+    ScaledWSSeparableConv1D,
+    ScaledWSSeparableConv2D,
+)
 from keras_nfnet.layers.residual import SkipInit, StochasticDepth
+from keras_nfnet.layers.residual_branches import Residual
+from keras_nfnet.layers.standardized import ScaledWSMixin
 
 __all__ = [
     "ACTIVATIONS",
     "EfficientChannelAttention",
+    "Residual",
     "ScaledActivation",
+    "ScaledWSConv1D",
+    "ScaledWSConv1DTranspose",
     "ScaledWSConv2D",
+    "ScaledWSConv2DTranspose",
+    "ScaledWSConv3D",
+    "ScaledWSConv3DTranspose",
+    "ScaledWSDense",
+    "ScaledWSDepthwiseConv1D",
+    "ScaledWSDepthwiseConv2D",
+    "ScaledWSMixin",
+    "ScaledWSSeparableConv1D",
+    "ScaledWSSeparableConv2D",
     "SkipInit",
     "SqueezeExcite",
     "StochasticDepth",

@@ -99,21 +99,32 @@ def resolve_activation(activation):
 
 
 def _computed_gain(function, activation):
-    # Trapezoid rule against the normal density; the tails beyond 10 weigh
-    # less than 1e-22.
-    x = np.linspace(-10.0, 10.0, 20001)
-    density = np.exp(-0.5 * x**2)
-    density /= density.sum()
-    with keras.device("cpu:0"):
-        y = ops.convert_to_numpy(function(ops.convert_to_tensor(x, "float32")))
-    y = np.asarray(y, np.float64)
-    variance = np.sum(density * y**2) - np.sum(density * y) ** 2
+    variance = output_variance(function)
     if not np.isfinite(variance) or variance < 1e-12:
         raise ValueError(
             "`activation` must have a finite variance above 0 on a standard "
             f"normal. Received: activation={activation!r}, variance {variance}"
         )
     return float(1.0 / np.sqrt(variance))
+
+
+def output_variance(function, input_variance=1.0):
+    """Variance of a function of a normal of mean 0, by integration.
+
+    Args:
+        function: A function of a tensor.
+        input_variance: Variance of the normal, 0 or more.
+    """
+    # Trapezoid rule against the normal density; the tails beyond 10 weigh
+    # less than 1e-22.
+    x = np.linspace(-10.0, 10.0, 20001)
+    density = np.exp(-0.5 * x**2)
+    density /= density.sum()
+    x = x * np.sqrt(input_variance)
+    with keras.device("cpu:0"):
+        y = ops.convert_to_numpy(function(ops.convert_to_tensor(x, "float32")))
+    y = np.asarray(y, np.float64)
+    return np.sum(density * y**2) - np.sum(density * y) ** 2
 
 
 def serialize_activation(activation):

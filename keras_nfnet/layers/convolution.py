@@ -13,8 +13,8 @@ from keras_nfnet.layers.grouped_convolution import (
 from keras_nfnet.layers.initializers import ScaledNormal
 
 
-def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor"):
-    """Standardizes a kernel over all axes but the last (output units).
+def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor", axis=None):
+    """Standardizes a kernel, unit by unit.
 
     `W * s - mean * s` with `s = gain / sqrt(max(var * fan_in, eps))`, or
     with `eps_mode="add"` `s = gain / sqrt((var + eps) * fan_in)`.
@@ -25,13 +25,20 @@ def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor"):
 
     Args:
         kernel: `(..., filters)`, such as `(height, width, channels,
-            filters)`.
-        gain: `(filters,)`, or `None` for 1.
+            filters)`, or of any shape with `axis`.
+        gain: `(filters,)`, or a vector of one value for each unit, or `None`
+            for 1.
         eps: Floor of `var * fan_in`, or what is added to `var`, above 0.
         eps_mode: `"floor"` or `"add"`.
+        axis: The axes summed over in one unit, a tuple. `None` for all but
+            the last. For a depthwise kernel `(height, width, channels,
+            multiplier)` it is `(0, 1)`.
 
     Returns:
         A tensor like `kernel`.
+
+    Raises:
+        ValueError: If a unit has a single value: it has no variance.
 
     Example:
 
@@ -42,8 +49,14 @@ def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor"):
 
     Reference: arXiv:2101.08692, section 4, eq. 2.
     """
-    axes = list(range(len(kernel.shape) - 1))
-    fan_in = math.prod(kernel.shape[:-1])
+    axes = tuple(range(len(kernel.shape) - 1)) if axis is None else axis
+    fan_in = math.prod(kernel.shape[axis] for axis in axes)
+    if fan_in < 2:
+        raise ValueError(
+            "`kernel` must have two values or more in each unit: one alone "
+            "is its own mean. Received: kernel of shape "
+            f"{tuple(kernel.shape)}, whose axes {tuple(axes)} are summed over"
+        )
     mean = ops.mean(kernel, axis=axes, keepdims=True)
     variance = ops.mean(ops.square(kernel - mean), axis=axes, keepdims=True)
     eps = ops.cast(eps, kernel.dtype)
@@ -52,7 +65,7 @@ def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor"):
     else:
         scale = ops.rsqrt(ops.maximum(variance * fan_in, eps))
     if gain is not None:
-        scale = scale * gain
+        scale = scale * ops.reshape(gain, mean.shape)
     return kernel * scale - mean * scale
 
 
@@ -83,6 +96,11 @@ class ScaledWSConv2D(keras.layers.Layer):
             of an activation.
         dilation_rate: Distance between the kernel's pixels, or one along
             the height and one along the width.
+        kernel_regularizer: As for `keras.layers.Conv2D`, of the kernel
+            before standardization.
+        bias_regularizer: As for `keras.layers.Conv2D`.
+        kernel_constraint: As `kernel_regularizer`.
+        bias_constraint: As for `keras.layers.Conv2D`.
         **kwargs: As for `keras.layers.Layer`.
 
     Input shape:
@@ -105,6 +123,8 @@ class ScaledWSConv2D(keras.layers.Layer):
     Reference: arXiv:2101.08692, section 4.
     """
 
+    unit_axes = {"kernel": (0, 1, 2)}
+
     def __init__(
         self,
         filters,
@@ -121,6 +141,10 @@ class ScaledWSConv2D(keras.layers.Layer):
         eps_mode="floor",
         scale=1.0,
         dilation_rate=1,
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -150,6 +174,10 @@ class ScaledWSConv2D(keras.layers.Layer):
         )
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.gain_initializer = keras.initializers.get(gain_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
         self.eps = eps
         self.eps_mode = eps_mode
         self.scale = scale
@@ -169,6 +197,8 @@ class ScaledWSConv2D(keras.layers.Layer):
             name="kernel",
             shape=(*self.kernel_size, channels // self.groups, self.filters),
             initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
             autocast=False,
         )
         self.gain = self.add_weight(
@@ -182,6 +212,8 @@ class ScaledWSConv2D(keras.layers.Layer):
                 name="bias",
                 shape=(self.filters,),
                 initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
             )
         else:
             self.bias = None
@@ -194,7 +226,11 @@ class ScaledWSConv2D(keras.layers.Layer):
         if self.scale != 1:
             gain = gain * ops.cast(self.scale, gain.dtype)
         return standardize(
-            ops.convert_to_tensor(self.kernel), gain, self.eps, self.eps_mode
+            ops.convert_to_tensor(self.kernel),
+            gain,
+            self.eps,
+            self.eps_mode,
+            self.unit_axes["kernel"],
         )
 
     def call(self, inputs):
@@ -252,6 +288,16 @@ class ScaledWSConv2D(keras.layers.Layer):
             eps_mode=self.eps_mode,
             scale=self.scale,
             dilation_rate=self.dilation_rate,
+            kernel_regularizer=keras.regularizers.serialize(
+                self.kernel_regularizer
+            ),
+            bias_regularizer=keras.regularizers.serialize(
+                self.bias_regularizer
+            ),
+            kernel_constraint=keras.constraints.serialize(
+                self.kernel_constraint
+            ),
+            bias_constraint=keras.constraints.serialize(self.bias_constraint),
         )
         return config
 

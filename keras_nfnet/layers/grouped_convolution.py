@@ -36,13 +36,13 @@ def portable_convolutions():
 
 
 def convolve(inputs, kernel, strides, padding, groups, dilation_rate=1):
-    """A 2D convolution of channels-last images, grouped or not.
+    """A channels-last convolution of 1 to 3 axes, grouped or not.
 
     Args:
-        inputs: `(batch, height, width, channels)`.
+        inputs: Such as images `(batch, height, width, channels)`.
         kernel: `(height, width, channels // groups, filters)`.
         strides: One integer or a pair.
-        padding: `"same"`, `"valid"` or `"symmetric"`.
+        padding: `"same"`, `"valid"` or, of images, `"symmetric"`.
         groups: Number of groups; divides channels and filters.
         dilation_rate: One integer or a pair.
 
@@ -110,7 +110,7 @@ def _native_convolution(inputs, kernel, options):
         kernel,
         options["strides"],
         options["padding"].upper(),
-        data_format="NHWC",
+        data_format={3: "NWC", 4: "NHWC", 5: "NDHWC"}[len(inputs.shape)],
         dilations=options["dilation_rate"],
     )
 

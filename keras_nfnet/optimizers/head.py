@@ -123,7 +123,8 @@ def _classifier_kernels(layer):
     is_classifier = isinstance(layer, layers.Dense) or (
         isinstance(layer, _CONVOLUTIONS)
         and all(size == 1 for size in layer.kernel_size)
-        # The scale of a standardized kernel does not reach the output.
-        and not hasattr(layer, "standardized_kernel")
     )
+    # The scale of a standardized kernel does not reach the output.
+    if hasattr(layer, "standardized_kernel"):
+        is_classifier = False
     return _kernels(layer) if is_classifier else []

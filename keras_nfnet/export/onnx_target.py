@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from keras_nfnet.export.lowering import activation_name
+from keras_nfnet.export.lowering import UnknownOperation, activation_name
 from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
 # Gelu came with opset 20.
@@ -23,10 +23,6 @@ _ACTIVATIONS = {
     "tanh": ("Tanh", {}),
     "softmax": ("Softmax", {"axis": -1}),
 }
-
-
-class UnknownOperation(Exception):
-    """The network has a layer or activation that is none of an NFNet's."""
 
 
 class OnnxTarget:

@@ -32,11 +32,16 @@ def stepper(clipping, batch, size):
     """A function that makes one step and waits for it."""
     keras.utils.set_random_seed(0)
     model = keras_nfnet.NFNetF0(
-        weights=None, input_shape=(size, size, 3), stochastic_depth_rate=0.25
+        weights=None,
+        classifier_activation=None,
+        input_shape=(size, size, 3),
+        stochastic_depth_rate=0.25,
     )
     model.compile(
         SGDAGC(0.1, clipping=clipping),
-        keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
+        keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=0.1
+        ),
     )
     generator = np.random.default_rng(0)
     x = generator.standard_normal((batch, size, size, 3)).astype("float32")

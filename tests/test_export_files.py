@@ -14,9 +14,12 @@ from test_fold import network
 
 from keras_nfnet import NFNet, NFNetConfig
 from keras_nfnet.data.preprocessing import preprocess_input
-from keras_nfnet.export import onnx_file, tflite, to_onnx, to_tflite
+from keras_nfnet.export import lowering, onnx_file, tflite, to_onnx, to_tflite
+from keras_nfnet.export.contract import Contract
+from keras_nfnet.export.folded_layers import PlainActivation
 
 tensorflow = pytest.mark.tensorflow
+RGB = Contract(3, "imagenet", "float32", ("output",))
 FILES = [
     pytest.param(to_tflite, tflite.runner, id="tflite", marks=tensorflow),
     pytest.param(to_onnx, onnx_file.runner, id="onnx"),
@@ -201,10 +204,9 @@ def test_a_disk_that_is_full_keeps_what_was_there(
 def test_a_file_that_differs_is_not_written(
     write, runner, model, tmp_path, monkeypatch
 ):
-    # A normalization that the model does not have.
-    monkeypatch.setattr(onnx_file, "IMAGENET_MEAN", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(
-        "keras_nfnet.data.graph_preprocessing.IMAGENET_MEAN", (0.0, 0.0, 0.0)
+    # A conversion that loses the activations.
+    monkeypatch.setitem(
+        lowering._LOWERINGS, PlainActivation, lambda target, layer, x: x
     )
     with pytest.raises(ValueError, match="float32.*nothing was written"):
         write(model, tmp_path / "a")
@@ -258,17 +260,18 @@ def test_calibration_reads_a_folder_or_takes_views_of_photographs(tmp_path):
     from keras_nfnet.export.calibration import calibration_pixels
 
     with pytest.raises(ValueError, match="empty"):
-        calibration_pixels(str(tmp_path), (16, 16))
+        calibration_pixels(str(tmp_path), (16, 16), 32, RGB)
     (tmp_path / "cats").mkdir()
     for index in range(3):
         Image.new("RGB", (40, 30), (index, 5, 9)).save(
             tmp_path / "cats" / f"{index}.png"
         )
-    pictures = calibration_pixels(tmp_path, (16, 24))
+    pictures = calibration_pixels(tmp_path, (16, 24), 32, RGB)
     assert pictures.shape == (3, 16, 24, 3)
     np.testing.assert_allclose(pictures[2, 3, 3], (2, 5, 9), atol=1e-3)
     with pytest.warns(UserWarning, match="two photographs"):
-        assert calibration_pixels(None, (16, 16)).shape == (12, 16, 16, 3)
+        pictures = calibration_pixels(None, (16, 16), 32, RGB)
+    assert pictures.shape == (12, 16, 16, 3)
 
 
 @tensorflow
@@ -295,10 +298,12 @@ def test_stand_ins_give_the_converters_own_file(
     )
     folded = fold(model, "float32")
     stand_ins = StandIns()
-    content = bytearray(tflite._convert(folded, precision, stand_ins.constant))
+    content = bytearray(
+        tflite._convert(folded, RGB, precision, stand_ins.constant)
+    )
     assert len(stand_ins.weights) > 10
     stand_ins.fill(content)
-    own = bytearray(tflite._convert(folded, precision, tf.constant))
+    own = bytearray(tflite._convert(folded, RGB, precision, tf.constant))
     # Behind the flatbuffer they lie in no fixed order.
     assert behind or content == own
     assert tensors(content) == tensors(own)

@@ -114,25 +114,25 @@ def test_a_badly_wrong_classifier_learns_alike_on_every_backend(tmp_path):
         if variable.name in ("kernel", "gain"):
             value = generator.standard_normal(variable.shape)
             variable.assign(value / np.sqrt(np.prod(variable.shape[:-1])))
-        weights = str(tmp_path / "wrong.safetensors")
-        save(start, weights)
-        recipe = Recipe(
-            name="wrong",
-            model=config,
-            data="noise",
-            classes=4,
-            size=32,
-            batch_size=8,
-            epochs=3,
-            warmup_epochs=0,
-            weights=weights,
-            learning_rate=1.0,
-            label_smoothing=0.0,
-            strategy="one",
-        )
-        result = keras_nfnet.train(
-            recipe, verbose=0, data=dataset(x, y), test_data=dataset(x, y)
-        )
+    weights = str(tmp_path / "wrong.safetensors")
+    save(start, weights)
+    recipe = Recipe(
+        name="wrong",
+        model=config,
+        data="noise",
+        classes=4,
+        size=32,
+        batch_size=8,
+        epochs=3,
+        warmup_epochs=0,
+        weights=weights,
+        learning_rate=1.0,
+        label_smoothing=0.0,
+        strategy="one",
+    )
+    result = keras_nfnet.train(
+        recipe, verbose=0, data=dataset(x, y), test_data=dataset(x, y)
+    )
     # What both backends logged, to the last digits of float32.
     assert result.history["loss"] == pytest.approx(
         [37.03537, 33.94371, 31.10851], rel=1e-6

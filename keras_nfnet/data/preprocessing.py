@@ -18,7 +18,6 @@ IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
-
 def channel_statistics(channels):
     """Mean and deviation of images with any number of channels.
 

@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 
 from keras_nfnet.data.preprocessing import (
-    EVALUATION_MARGIN,
     decode_picture,
     evaluation_picture,
 )
@@ -18,11 +17,11 @@ _MOST = 128
 _VIEWS = 6
 
 
-def calibration_pixels(calibration, size, margin=EVALUATION_MARGIN):
+def calibration_pixels(calibration, size, margin, contract):
     """Float32 pixels 0–255 that stand for what will be classified.
 
     Args:
-        calibration: An array `(pictures, height, width, 3)` of RGB 0–255,
+        calibration: An array `(pictures, height, width, channels)` of 0–255,
             the path of a folder of pictures (searched deeply, at most 128
             of them are taken), or `None` for 12 views of the two
             photographs that come with scikit-learn.
@@ -30,9 +29,10 @@ def calibration_pixels(calibration, size, margin=EVALUATION_MARGIN):
             evaluation preprocessing. An array is taken as it is.
         margin: Pixels to resize those of a folder beyond `size` before the
             centre crop.
+        contract: The model's `Contract`.
 
     Returns:
-        A float32 array `(pictures, height, width, 3)`.
+        A float32 array `(pictures, height, width, channels)`.
 
     Raises:
         ValueError: If `calibration` is none of these or holds no picture.
@@ -44,19 +44,20 @@ def calibration_pixels(calibration, size, margin=EVALUATION_MARGIN):
             "or so, give better ones.",
             stacklevel=3,
         )
-        return _sample_views(size)
+        return contract.pixels(_sample_views(size))
     if isinstance(calibration, str | os.PathLike):
-        return _folder(calibration, size, margin)
+        return contract.pixels(_folder(calibration, size, margin))
     pixels = np.asarray(calibration)
     if (
         pixels.ndim != 4
         or not len(pixels)
-        or pixels.shape[-1] != 3
+        or pixels.shape[-1] != contract.channels
         or pixels.dtype.kind not in "uif"
     ):
         raise ValueError(
-            "`calibration` must be RGB pixels (pictures, height, width, 3) or "
-            "a folder of pictures. Received: an array of shape "
+            "`calibration` must be pixels (pictures, height, width, "
+            f"{contract.channels}) or a folder of pictures. Received: an array "
+            "of shape "
             f"{pixels.shape} and dtype {pixels.dtype}"
         )
     if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() < 2:

@@ -25,17 +25,17 @@ def check_classifier(model):
     """
     check_takes_images(model)
     shape = model.outputs[0].shape
-    if len(shape) != 2 or shape[-1] is None:
+    if len(model.outputs) > 1 or len(shape) != 2 or shape[-1] is None:
         raise ValueError(
             "`model` must return one batch of classes (batch, classes), such "
-            "as a model with `include_top=True`. Received: a model of output "
-            f"{tuple(shape)}"
+            "as a model with `include_top=True`. Received: a model of outputs "
+            f"{[tuple(x.shape) for x in model.outputs]}"
         )
     return shape[-1]
 
 
 def check_takes_images(model):
-    """Refuses what does not map one batch of images to one output.
+    """Refuses what does not take one batch of images.
 
     Raises:
         ValueError: If it is another model.
@@ -48,14 +48,14 @@ def check_takes_images(model):
     outputs = getattr(model, "outputs", None) or []
     if (
         len(inputs) != 1
-        or len(outputs) != 1
+        or not outputs
         or len(inputs[0].shape) != 4
-        or inputs[0].shape[-1] != 3
+        or inputs[0].shape[-1] is None
     ):
         raise ValueError(
-            "`model` must take one batch of images (batch, height, width, 3) "
-            "and return one output. Received: a model of inputs "
-            f"{[tuple(x.shape) for x in inputs]} and outputs "
+            "`model` must be functional or sequential and take one batch of "
+            "images (batch, height, width, channels). Received: a model of "
+            f"inputs {[tuple(x.shape) for x in inputs]} and outputs "
             f"{[tuple(x.shape) for x in outputs]}"
         )
 

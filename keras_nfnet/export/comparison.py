@@ -6,7 +6,8 @@ import time
 import numpy as np
 from keras import ops
 
-from keras_nfnet.data.preprocessing import evaluation_picture, preprocess_input
+from keras_nfnet.data.preprocessing import evaluation_picture
+from keras_nfnet.export.contract import named
 from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.staging import size_of
 from keras_nfnet.models.output import activation_of
@@ -48,41 +49,53 @@ def pictures(size):
     return np.stack([*real, smooth, noise]).astype("uint8")
 
 
-def expected(model, pixels):
-    """The model's own outputs on uint8 or float pixels, as float32."""
-    images = preprocess_input(np.asarray(pixels, "float32"))
-    outputs = model(images, training=False)
-    return np.asarray(ops.convert_to_numpy(ops.cast(outputs, "float32")))
+def expected(model, pixels, contract):
+    """The model's own outputs on pixels of 0–255, as float32, by name."""
+    outputs = model(contract.images(pixels), training=False)
+    return {
+        name: ops.convert_to_numpy(ops.cast(value, "float32"))
+        for name, value in named(outputs).items()
+    }
 
 
-def compare(run, model, pixels):
+def compare(run, model, pixels, contract):
     """Runs an export and its model on one picture, then on the others.
 
     Args:
-        run: Function of float32 pixels `(batch, height, width, 3)`.
+        run: Function of float32 pixels `(batch, height, width, channels)`.
         model: The Keras model.
-        pixels: uint8 `(4, height, width, 3)`.
+        pixels: uint8 `(4, height, width, 3)`, RGB.
+        contract: The model's `Contract`.
 
     Returns:
-        Outputs of `run` and of the model, and the seconds `run` took for
-        the first picture, when it was warm.
+        Outputs of `run` and of the model, `{name: array}`, and the seconds
+        `run` took for the first picture, when it was warm.
     """
-    pixels = np.asarray(pixels, "float32")
-    got = [np.asarray(run(batch)) for batch in (pixels[:1], pixels[1:])]
+    pixels = contract.pixels(np.asarray(pixels, "float32"))
+    batches = (pixels[:1], pixels[1:])
+    got = [named(run(batch)) for batch in batches]
     started = time.perf_counter()
     run(pixels[:1])
     seconds = time.perf_counter() - started
-    wanted = [expected(model, batch) for batch in (pixels[:1], pixels[1:])]
-    return np.concatenate(got), np.concatenate(wanted), seconds
+    wanted = [expected(model, batch, contract) for batch in batches]
+    return _joined(got), _joined(wanted), seconds
 
 
-def checked(run, outputs, *, size, **about):
+def _joined(batches):
+    return {
+        name: np.concatenate([np.asarray(batch[name]) for batch in batches])
+        for name in batches[0]
+    }
+
+
+def checked(run, outputs, *, size, contract, **about):
     """Runs an export and its model on `pictures(size)` and checks it.
 
     Args:
-        run: Function of float32 pixels `(batch, height, width, 3)`.
+        run: Function of float32 pixels `(batch, height, width, channels)`.
         outputs: The Keras model, or a function called as it is.
         size: `(height, width)` in pixels.
+        contract: The model's `Contract`.
         **about: What else `report` takes.
 
     Returns:
@@ -91,7 +104,7 @@ def checked(run, outputs, *, size, **about):
     Raises:
         ValueError: If the export differs by more than its bound.
     """
-    got, wanted, seconds = compare(run, outputs, pictures(size))
+    got, wanted, seconds = compare(run, outputs, pictures(size), contract)
     return report(got, wanted, seconds=seconds, size=size, **about)
 
 
@@ -99,7 +112,7 @@ def report(got, wanted, *, model, path, target, precision, seconds, size):
     """Checks outputs against the bound of their precision.
 
     Args:
-        got: Outputs of the export.
+        got: Outputs of the export, `{name: array}`.
         wanted: The model's.
         model: The Keras model.
         path: Where the export lies now.
@@ -112,8 +125,42 @@ def report(got, wanted, *, model, path, target, precision, seconds, size):
         An `ExportReport`.
 
     Raises:
-        ValueError: If the export differs by more than its bound.
+        ValueError: If the export has other outputs, or one differs by more
+            than its bound.
     """
+    if got.keys() != wanted.keys():
+        raise ValueError(
+            f"The export must have the outputs {', '.join(wanted)}. "
+            f"Received: {', '.join(got)}; nothing was written"
+        )
+    differences, cosines, agreements = [], [], []
+    for name, ours in wanted.items():
+        difference, cosine = _compared(name, got[name], ours, model, precision)
+        differences.append(difference)
+        cosines.append(cosine)
+        agreements.append(
+            np.mean(_best(got[name], model) == _best(ours, model))
+        )
+    return ExportReport(
+        path=os.path.abspath(target),
+        size=size_of(path),
+        largest_difference=max(differences),
+        top1_agreement=float(np.mean(agreements)),
+        pictures=len(ours),
+        seconds_per_picture=seconds,
+        input_size=tuple(size),
+        precision=precision,
+        cosine=min(cosines),
+    )
+
+
+def _compared(name, got, wanted, model, precision):
+    """`(largest difference, cosine)` of one output, within the bounds."""
+    if got.shape != wanted.shape:
+        raise ValueError(
+            f"The {precision} export must give {name!r} the shape "
+            f"{wanted.shape}. Received: {got.shape}; nothing was written"
+        )
     difference = float(np.abs(got - wanted).max())
     norms = np.linalg.norm(got) * np.linalg.norm(wanted)
     # Zeros have no direction: equal if both are zeros, else nothing alike.
@@ -128,32 +175,21 @@ def report(got, wanted, *, model, path, target, precision, seconds, size):
             raise ValueError(
                 f"The {precision} export must give the model's outputs to "
                 f"within {bound:.2g}. Received: a largest difference of "
-                f"{difference:.2g}; nothing was written"
+                f"{difference:.2g} in {name!r}; nothing was written"
             )
     elif not cosine >= _COSINE:
         raise ValueError(
             f"The {precision} export must give outputs of a cosine of at "
-            f"least {_COSINE} with the model's. Received: {cosine:.4f}; "
-            "nothing was written. Calibrate with pictures like those to "
-            "be classified, or take a wider precision"
+            f"least {_COSINE} with the model's. Received: {cosine:.4f} in "
+            f"{name!r}; nothing was written. Calibrate with pictures like "
+            "those to be classified, or take a wider precision"
         )
-    agreement = np.mean(_best(got, model) == _best(wanted, model))
-    return ExportReport(
-        path=os.path.abspath(target),
-        size=size_of(path),
-        largest_difference=difference,
-        top1_agreement=float(agreement),
-        pictures=len(got),
-        seconds_per_picture=seconds,
-        input_size=tuple(size),
-        precision=precision,
-        cosine=cosine,
-    )
+    return difference, cosine
 
 
 def _best(outputs, model):
     """The best class of each picture."""
-    if outputs.shape[-1] > 1:
+    if outputs.shape[-1] > 1 or len(model.outputs) > 1:
         return outputs.argmax(axis=-1)
     # One unit tells two classes apart.
     return outputs[..., 0] > (0 if activation_of(model) == "linear" else 0.5)

@@ -67,9 +67,7 @@ class Contract:
         """
         images = ops.cast(pixels, "float32")
         if self.statistics:
-            mean, deviation = (
-                np.float32(values) for values in self.statistics
-            )
+            mean, deviation = (np.float32(values) for values in self.statistics)
             images = (images - mean) / deviation
         if "int" in self.dtype:
             images = ops.round(ops.clip(images, 0, 255))
@@ -113,7 +111,7 @@ def contract_of(model, input_range=None):
         image.shape[-1],
         input_range,
         keras.backend.standardize_dtype(image.dtype),
-        tuple(named(model.output)),
+        tuple(named(functional_graph(model).output)),
     )
 
 

@@ -4,13 +4,10 @@ import keras
 import numpy as np
 
 from keras_nfnet.data.description import description
-from keras_nfnet.data.preprocessing import (
-    EVALUATION_MARGIN,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-)
+from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
 from keras_nfnet.export.calibration import calibration_pixels
 from keras_nfnet.export.comparison import checked
+from keras_nfnet.export.contract import named
 from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import staged, writing
@@ -31,13 +28,15 @@ def to_onnx(
     margin=EVALUATION_MARGIN,
     overwrite=False,
     progress=None,
+    input_range=None,
 ):
     """Writes a model as one ONNX file.
 
-    Its input is `images`, float32 RGB 0–255 `(batch, height, width, 3)`; it
-    normalizes inside and returns what the model returns as `output`. The
-    batch is free, and height and width where the model leaves them open. The
-    model's metadata have `labels.txt` and `preprocessing.json`.
+    Its input is `images`, float32 0–255 `(batch, height, width, channels)`;
+    it normalizes inside and returns what the model returns: `output`, or
+    outputs by the names of a dictionary. The batch is free, and height and
+    width where the model leaves them open. The model's metadata have
+    `labels.txt` and `preprocessing.json`.
 
     The model is folded, written beside `path`, run by ONNX Runtime on real
     and random pictures, compared, and only then moved to `path`. An NFNet
@@ -45,7 +44,8 @@ def to_onnx(
     is converted by tf2onnx, which needs the TensorFlow backend.
 
     Args:
-        model: A Keras model on images normalized by `preprocess_input`.
+        model: A functional or sequential Keras model with one input of
+            images and one output, or a dictionary or list of outputs.
         path: The file to write, such as `"nfnet.onnx"`.
         precision: `"float32"`; `"float16"` (weights of half the size,
             widened when the file is loaded: the speed and memory of
@@ -57,6 +57,10 @@ def to_onnx(
         margin: Pixels beyond `size`, 0 or more, as for `to_tflite`.
         overwrite: Whether a file that is there is replaced.
         progress: As for `to_tflite`.
+        input_range: `"imagenet"` for a model on images normalized by
+            `preprocess_input`, `"0-255"` for one that takes pixels as they
+            are. Default: found out, where the model begins with an NFNet or
+            with a layer that rescales or normalizes.
 
     Returns:
         An `ExportReport`.
@@ -87,10 +91,11 @@ def to_onnx(
         size=size,
         margin=margin,
         overwrite=overwrite,
+        input_range=input_range,
     )
     if precision == "int8":
         calibration = calibration_pixels(
-            calibration, request.size, request.margin
+            calibration, request.size, request.margin, request.contract
         )
     texts = description(
         model.name, request.labels, request.size, precision, request.margin
@@ -99,7 +104,7 @@ def to_onnx(
     say("folding")
     folded = fold(model, "float32")
     say(f"converting to {precision}")
-    content = _onnx_model(folded, texts)
+    content = _onnx_model(folded, texts, request.contract)
     if precision == "float16":
         from keras_nfnet.export.onnx_precision import half_weights
 
@@ -125,6 +130,7 @@ def to_onnx(
             runner(new),
             model,
             size=request.size,
+            contract=request.contract,
             model=model,
             path=new,
             target=path,
@@ -144,34 +150,39 @@ def runner(path, threads=0):
         str(path), options, providers=["CPUExecutionProvider"]
     )
 
+    names = [output.name for output in session.get_outputs()]
+
     def run(pixels):
-        return session.run(["output"], {"images": np.float32(pixels)})[0]
+        values = session.run(names, {"images": np.float32(pixels)})
+        return (
+            dict(zip(names, values, strict=True))
+            if len(values) > 1
+            else (values[0] if names == ["output"] else {names[0]: values[0]})
+        )
 
     return run
 
 
-def _onnx_model(folded, texts):
+def _onnx_model(folded, texts, contract):
     from keras_nfnet.export.lowering import lower
     from keras_nfnet.export.onnx_target import OnnxTarget, UnknownOperation
 
     target = OnnxTarget()
     try:
-        output = lower(
-            folded, target, target.images(IMAGENET_MEAN, IMAGENET_STD)
-        )
+        images = target.images(contract)
+        outputs = named(lower(folded, target, images))
     except UnknownOperation as error:
-        content = _by_tf2onnx(folded, error)
+        content = _by_tf2onnx(folded, contract, error)
     else:
-        content = target.model(
-            output, folded.inputs[0].shape[1:], folded.outputs[0].shape[1:]
-        )
+        shapes = [x.shape[1:] for x in named(folded.output).values()]
+        content = target.model(outputs, folded.inputs[0].shape[1:], shapes)
     for name, text in texts.items():
         entry = content.metadata_props.add()
         entry.key, entry.value = name, text
     return content
 
 
-def _by_tf2onnx(folded, reason):
+def _by_tf2onnx(folded, contract, reason):
     """Converts a network with layers that the package does not know."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -183,7 +194,6 @@ def _by_tf2onnx(folded, reason):
     import tensorflow as tf
     import tf2onnx
 
-    from keras_nfnet.data import graph_preprocessing as graph
     from keras_nfnet.export.onnx_target import OPSET
 
     images = tf.TensorSpec(
@@ -192,7 +202,7 @@ def _by_tf2onnx(folded, reason):
 
     @tf.function(autograph=False, input_signature=[images])
     def outputs(images):
-        return {"output": folded(graph.normalize(images), training=False)}
+        return named(folded(contract.images(images), training=False))
 
     # The newest opset that tf2onnx writes may be older than ours.
     content, _ = tf2onnx.convert.from_function(

@@ -50,11 +50,15 @@ class OnnxTarget:
         )
         return name
 
-    def images(self, mean, deviation):
+    def images(self, contract):
         """The input: pixels, batch and sides first, normalized inside."""
-        centred = self.node("Sub", ["images", self.constant(mean)])
-        normal = self.node("Div", [centred, self.constant(deviation)])
-        return self.node("Transpose", [normal], perm=(0, 3, 1, 2))
+        if "int" in contract.dtype:
+            raise UnknownOperation(f"the input type {contract.dtype}")
+        x = "images"
+        if contract.statistics:
+            mean, deviation = map(self.constant, contract.statistics)
+            x = self.node("Div", [self.node("Sub", [x, mean]), deviation])
+        return self.node("Transpose", [x], perm=(0, 3, 1, 2))
 
     def convolution(
         self, x, kernel, bias, strides, padding, groups, dilation_rate
@@ -146,30 +150,35 @@ class OnnxTarget:
     def other(self, layer, *args, **kwargs):
         raise UnknownOperation(f"the layer {layer.name!r}")
 
-    def model(self, output, input_shape, output_shape):
-        """The ONNX model whose output is the value `output`.
+    def model(self, outputs, input_shape, output_shapes):
+        """The ONNX model of some outputs.
 
         Args:
-            output: A value's name.
-            input_shape: `(height, width, 3)`, `None` for any side.
-            output_shape: The output's without the batch.
+            outputs: `{name: value}`.
+            input_shape: `(height, width, channels)`, `None` for any side.
+            output_shapes: Those of the outputs without the batch.
         """
-        if len(output_shape) == 3:
-            output = self.node("Transpose", [output], perm=(0, 2, 3, 1))
-        self.node("Identity", [output])
-        self.nodes[-1].output[0] = "output"
+        results = []
+        for (name, value), shape in zip(
+            outputs.items(), output_shapes, strict=True
+        ):
+            if len(shape) == 3:
+                value = self.node("Transpose", [value], perm=(0, 2, 3, 1))
+            self.node("Identity", [value])
+            self.nodes[-1].output[0] = name
+            sides = [side or f"{name}_{i}" for i, side in enumerate(shape)]
+            results.append(_float_value(name, sides))
         sides = [
             side or name
             for side, name in zip(
                 input_shape, ("height", "width", None), strict=True
             )
         ]
-        result = [side or f"out_{i}" for i, side in enumerate(output_shape)]
         graph = helper.make_graph(
             self.nodes,
             "nfnet",
             [_float_value("images", sides)],
-            [_float_value("output", result)],
+            results,
             self.initializers,
         )
         return helper.make_model(

@@ -9,6 +9,7 @@ from keras_nfnet.export.classifier import (
     input_size,
 )
 from keras_nfnet.export.comparison import DEFAULT_SIZE
+from keras_nfnet.export.contract import Contract, contract_of
 from keras_nfnet.export.staging import check_file
 from keras_nfnet.models.output import labelled_classes
 
@@ -22,11 +23,13 @@ class Request:
             feature maps.
         size: `(height, width)` in pixels.
         margin: Pixels to resize beyond `size` before the centre crop.
+        contract: What the model takes and returns, a `Contract`.
     """
 
     labels: tuple | None
     size: tuple
     margin: int
+    contract: Contract
 
 
 def checked_request(
@@ -40,6 +43,7 @@ def checked_request(
     size,
     margin,
     overwrite,
+    input_range,
 ):
     """Checks a model and the arguments of its export to one file.
 
@@ -57,17 +61,19 @@ def checked_request(
         )
     size = input_size(model, size) or (DEFAULT_SIZE, DEFAULT_SIZE)
     check_margin(margin)
-    shape = model.outputs[0].shape
-    if len(shape) == 2:
+    contract = contract_of(model, input_range)
+    shapes = [tuple(x.shape) for x in model.outputs]
+    shape = shapes[0]
+    if len(shapes) == 1 and len(shape) == 2:
         labels = class_names(labels, labelled_classes(model))
     elif labels is not None:
         raise ValueError(
             "`labels` need a model that returns classes. Received: a model "
-            f"of output {tuple(shape)}"
+            f"of outputs {shapes}"
         )
     check_file(path, overwrite, ending)
     check_finite(model)
-    return Request(labels, size, margin)
+    return Request(labels, size, margin, contract)
 
 
 def check_margin(margin):

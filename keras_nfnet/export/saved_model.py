@@ -1,17 +1,18 @@
 """SavedModels that take pixels or encoded pictures. TensorFlow only."""
 
-import functools
 import os
 import warnings
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_nfnet.data.labels import class_names
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
 from keras_nfnet.export.classifier import (
     check_classifier,
     check_finite,
+    check_takes_images,
     ends_in_logits,
     input_size,
 )
@@ -21,6 +22,7 @@ from keras_nfnet.export.comparison import (
     pictures,
     report,
 )
+from keras_nfnet.export.contract import contract_of, named
 from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import check_margin, silent
 from keras_nfnet.export.staging import (
@@ -47,13 +49,16 @@ def to_saved_model(
     *,
     overwrite=False,
     progress=None,
+    input_range=None,
+    outputs=None,
 ):
-    """Writes a classifier as a SavedModel for TensorFlow Serving.
+    """Writes a model as a SavedModel for TensorFlow Serving.
 
     Signatures:
 
-    - `serving_default`: `images`, float32 RGB 0–255 `(batch, height, width,
-      3)` → `probabilities` `(batch, classes)`.
+    - `serving_default`: `images`, float32 0–255 `(batch, height, width,
+      channels)` → `probabilities` `(batch, classes)`; of feature maps the
+      outputs by their names.
     - `serve_bytes`: `image_bytes`, strings `(batch,)` of encoded JPEG, PNG,
       WebP, GIF or BMP pictures of any size → `probabilities`, `classes` and
       `scores` `(batch, 5)`: the best labels and their probabilities (fewer
@@ -83,6 +88,11 @@ def to_saved_model(
         overwrite: Whether a SavedModel that is there is replaced.
         progress: Function that is told each step as it begins, such as
             `print`.
+        input_range: As for `to_onnx`.
+        outputs: What the model returns: `"probabilities"`, `"logits"`, or
+            `"features"`, any tensors by name, as `keras_nfnet.features`
+            gives them. Default: found out from the last layer's activation
+            and the outputs' shapes.
 
     Returns:
         An `ExportReport`.
@@ -111,14 +121,16 @@ def to_saved_model(
             "KERAS_BACKEND=tensorflow and load the weights there. Received: "
             f"the backend {keras.backend.backend()!r}"
         )
-    check_classifier(model)
-    classes = labelled_classes(model)
-    answers = functools.partial(
-        probabilities,
-        is_logits=ends_in_logits(model),
-        is_one_sigmoid=is_one_sigmoid(model),
-    )
-    labels = class_names(labels, classes)
+    check_takes_images(model)
+    contract = contract_of(model, input_range)
+    classes, answers = _answers(model, outputs)
+    if classes is not None:
+        labels = class_names(labels, classes)
+    elif labels is not None:
+        raise ValueError(
+            "`labels` need a model that returns classes. Received: a model "
+            f"of outputs {[tuple(x.shape) for x in model.outputs]}"
+        )
     size = input_size(model, size)
     if size is None:
         size = (DEFAULT_SIZE, DEFAULT_SIZE)
@@ -148,19 +160,64 @@ def to_saved_model(
                 labels,
                 size=size,
                 margin=margin,
-                top=min(_TOP, classes),
-                probabilities=answers,
+                contract=contract,
+                top=min(_TOP, classes or _TOP),
+                answers=answers,
                 scratch=os.path.dirname(path),
             )
             for signature in signatures.values():
                 refuse_compiled(signature.graph)
             try:
                 tf.saved_model.save(module, path, signatures=signatures)
-                write_warm_up(path, pictures(size)[0])
+                write_warm_up(path, pictures(size)[0], contract, signatures)
             except tf.errors.OpError as error:
                 raise OSError(error.message) from error
         say("loading and comparing")
-        return _compared(model, path, directory, size, margin, answers)
+        return _compared(
+            model, path, directory, size, margin, contract, answers
+        )
+
+
+def _answers(model, outputs):
+    """`(classes, function)` of what a SavedModel answers.
+
+    The classes are `None` for feature maps. The function makes `{name:
+    float32 tensor}` of the model's outputs.
+    """
+    if outputs not in (None, "probabilities", "logits", "features"):
+        raise ValueError(
+            '`outputs` must be "probabilities", "logits", "features" or '
+            f"`None`. Received: outputs={outputs!r}"
+        )
+    shapes = [x.shape for x in model.outputs]
+    if outputs is None and (len(shapes) > 1 or len(shapes[0]) == 4):
+        outputs = "features"
+    if outputs == "features":
+        return None, lambda values: {
+            name: ops.cast(value, "float32")
+            for name, value in named(values).items()
+        }
+    check_classifier(model)
+    is_logits = outputs == "logits"
+    if outputs is None:
+        is_logits = ends_in_logits(model)
+    one_sigmoid = is_one_sigmoid(model)
+    return labelled_classes(model), lambda values: {
+        "probabilities": probabilities(
+            named(values)["output"], is_logits, one_sigmoid
+        )
+    }
+
+
+def answering(model, answers=None):
+    """A function like the model that returns what a SavedModel answers."""
+    if answers is None:
+        _, answers = _answers(model, None)
+
+    def outputs(images, training):
+        return answers(model(images, training=training))
+
+    return outputs
 
 
 def next_version(directory):
@@ -212,15 +269,15 @@ def refuse_compiled(graph):
 
 
 def runner(path):
-    """A function from pixels to the probabilities of a SavedModel."""
+    """A function from pixels to the outputs of a SavedModel, by name."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
     serve = loaded.signatures["serving_default"]
 
     def run(pixels):
-        images = tf.constant(pixels, tf.float32)
-        return serve(images=images)["probabilities"].numpy()
+        outputs = serve(images=tf.constant(pixels, tf.float32))
+        return {name: value.numpy() for name, value in outputs.items()}
 
     # The signature holds its variables weakly.
     run.loaded = loaded
@@ -250,29 +307,34 @@ def _check_place(directory, overwrite):
     check_folder(directory, "directory")
 
 
-def _compared(model, path, directory, size, margin, answers):
+def _compared(model, path, directory, size, margin, contract, answers):
     """Loads what was written and holds it against the model."""
     import tensorflow as tf
 
     from keras_nfnet.data import graph_preprocessing as graph
 
-    def expected(images, training):
-        return answers(model(images, training=training))
-
+    outputs = answering(model, answers)
     run = runner(path)
     samples = pictures(size)
-    got, wanted, seconds = compare(run, expected, samples)
-
-    encoded = [tf.io.encode_jpeg(samples[0]), tf.io.encode_png(samples[1])]
-    served = run.loaded.signatures["serve_bytes"](image_bytes=tf.stack(encoded))
-    views = [
-        graph.evaluation_view(graph.decode(picture), size, margin)
-        for picture in encoded
-    ]
-    views = expected(graph.normalize(tf.stack(views)), training=False)
+    got, wanted, seconds = compare(run, outputs, samples, contract)
+    if "serve_bytes" in run.loaded.signatures:
+        encoded = [tf.io.encode_jpeg(samples[0]), tf.io.encode_png(samples[1])]
+        served = run.loaded.signatures["serve_bytes"](
+            image_bytes=tf.stack(encoded)
+        )
+        views = [
+            graph.evaluation_view(graph.decode(picture), size, margin)
+            for picture in encoded
+        ]
+        views = outputs(
+            contract.images(contract.pixels(tf.stack(views))), False
+        )
+        for name, view in views.items():
+            got[name] = np.concatenate([got[name], served[name]])
+            wanted[name] = np.concatenate([wanted[name], view])
     return report(
-        np.concatenate([got, served["probabilities"]]),
-        np.concatenate([wanted, views]),
+        got,
+        wanted,
         model=model,
         path=path,
         target=directory,

@@ -8,18 +8,19 @@ from keras_nfnet.data import graph_preprocessing as graph
 
 
 def serving_signatures(
-    model, labels, *, size, margin, top, probabilities, scratch
+    model, labels, *, size, margin, contract, top, answers, scratch
 ):
-    """Traces the two signatures of a classifier.
+    """Traces the signatures of a model.
 
     Args:
-        model: A folded Keras model on normalized images.
-        labels: One string per class.
+        model: A folded Keras model.
+        labels: One string per class, or `None` of feature maps.
         size: `(height, width)` that encoded pictures are brought to.
         margin: Pixels to resize beyond `size` before the centre crop.
+        contract: The model's `Contract`.
         top: How many classes `serve_bytes` names.
-        probabilities: A function from the model's outputs to probabilities
-            `(batch, classes)`.
+        answers: A function from the model's outputs to what is answered,
+            `{name: tensor}`.
         scratch: A directory for the label file until the module is saved.
 
     Returns:
@@ -30,28 +31,17 @@ def serving_signatures(
     # The variables alone: tracking the Keras model too would add its own
     # traced functions and a second set of checkpoint keys.
     module.model_variables = [variable.value for variable in model.variables]
-    label_file = os.path.join(scratch, "labels.txt")
-    with open(label_file, "w", encoding="utf-8") as file:
-        file.writelines(f"{label}\n" for label in labels)
-    module.labels = tf.lookup.StaticHashTable(
-        tf.lookup.TextFileInitializer(
-            label_file,
-            tf.int64,
-            tf.lookup.TextFileIndex.LINE_NUMBER,
-            tf.string,
-            tf.lookup.TextFileIndex.WHOLE_LINE,
-        ),
-        default_value="",
-    )
+    if labels is not None:
+        module.labels = _table(labels, scratch)
 
-    def answers(images):
+    def answered(images):
         # An empty batch becomes one black picture and is cut again:
         # TensorFlow 2.21's oneDNN convolutions fail on it.
         count = tf.shape(images)[0]
         missing = tf.maximum(1 - count, 0)
         images = tf.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-        outputs = model(graph.normalize(images), training=False)
-        return probabilities(outputs)[:count]
+        outputs = answers(model(contract.images(images), training=False))
+        return {name: value[:count] for name, value in outputs.items()}
 
     def view(encoded):
         image = graph.decode_without_python(encoded)
@@ -65,7 +55,7 @@ def serving_signatures(
         ]
     )
     def serve_images(images):
-        return {"probabilities": answers(images)}
+        return answered(images)
 
     @tf.function(
         input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")]
@@ -76,17 +66,33 @@ def serving_signatures(
             image_bytes,
             fn_output_signature=tf.TensorSpec((*size, 3), tf.float32),
         )
-        outputs = answers(images)
-        scores, indices = tf.math.top_k(outputs, k=top)
-        return {
-            "probabilities": outputs,
-            "classes": module.labels.lookup(tf.cast(indices, tf.int64)),
-            "scores": scores,
-        }
+        outputs = answered(contract.pixels(images))
+        if labels is not None:
+            scores, indices = tf.math.top_k(outputs["probabilities"], k=top)
+            classes = module.labels.lookup(tf.cast(indices, tf.int64))
+            outputs.update(classes=classes, scores=scores)
+        return outputs
 
     module.serve_images = serve_images
-    module.serve_bytes = serve_bytes
-    return module, {
-        "serving_default": serve_images.get_concrete_function(),
-        "serve_bytes": serve_bytes.get_concrete_function(),
-    }
+    signatures = {"serving_default": serve_images.get_concrete_function()}
+    # Of other numbers of channels there are no encoded pictures.
+    if contract.channels in (1, 3):
+        module.serve_bytes = serve_bytes
+        signatures["serve_bytes"] = serve_bytes.get_concrete_function()
+    return module, signatures
+
+
+def _table(labels, scratch):
+    label_file = os.path.join(scratch, "labels.txt")
+    with open(label_file, "w", encoding="utf-8") as file:
+        file.writelines(f"{label}\n" for label in labels)
+    return tf.lookup.StaticHashTable(
+        tf.lookup.TextFileInitializer(
+            label_file,
+            tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
+            tf.string,
+            tf.lookup.TextFileIndex.WHOLE_LINE,
+        ),
+        default_value="",
+    )

@@ -11,6 +11,7 @@ from keras_nfnet.data.description import description
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
 from keras_nfnet.export.calibration import calibration_pixels
 from keras_nfnet.export.comparison import checked
+from keras_nfnet.export.contract import named
 from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import staged, writing
@@ -29,11 +30,14 @@ def to_tflite(
     margin=EVALUATION_MARGIN,
     overwrite=False,
     progress=None,
+    input_range=None,
 ):
     """Writes a model as a TFLite file.
 
-    Its input is `images`, float32 RGB 0–255 `(batch, height, width, 3)`; it
-    normalizes inside and returns what the model returns as `output`. Batch,
+    Its input is `images`, float32 0–255 `(batch, height, width, channels)`;
+    it normalizes inside and returns what the model returns: `output`, or
+    outputs by the names of a dictionary, in the signature
+    `serving_default`. Batch,
     and height and width where the model leaves them open, are set with
     `resize_tensor_input`. Behind the model lies a zip archive, as TFLite
     metadata has it, of `labels.txt` and `preprocessing.json`
@@ -43,7 +47,8 @@ def to_tflite(
     random pictures, compared, and only then moved to `path`.
 
     Args:
-        model: A Keras model on images normalized by `preprocess_input`.
+        model: A functional or sequential Keras model with one input of
+            images and one output, or a dictionary or list of outputs.
         path: The file to write, such as `"nfnet.tflite"`.
         precision: `"float32"`; `"float16"` (half the size, the same speed
             on most CPUs); `"dynamic_int8"` (weights of 8 bits, activations
@@ -62,6 +67,10 @@ def to_tflite(
         overwrite: Whether a file that is there is replaced.
         progress: Function that is told each step as it begins, such as
             `print`.
+        input_range: `"imagenet"` for a model on images normalized by
+            `preprocess_input`, `"0-255"` for one that takes pixels as they
+            are. Default: found out, where the model begins with an NFNet or
+            with a layer that rescales or normalizes.
 
     Returns:
         An `ExportReport`.
@@ -100,16 +109,22 @@ def to_tflite(
         size=size,
         margin=margin,
         overwrite=overwrite,
+        input_range=input_range,
     )
     if precision == "int8":
         calibration = calibration_pixels(
-            calibration, request.size, request.margin
+            calibration, request.size, request.margin, request.contract
         )
     say = progress or silent
     say("folding")
     folded = fold(model, "float32")
     say(f"converting to {precision}")
-    content = _converted(folded, precision, calibration)
+    from keras_nfnet.export.tflite_signature import with_signature
+
+    content = with_signature(
+        _converted(folded, request.contract, precision, calibration),
+        sorted(request.contract.outputs),
+    )
     texts = description(
         model.name, request.labels, request.size, precision, request.margin
     )
@@ -127,6 +142,7 @@ def to_tflite(
             runner(new),
             model,
             size=request.size,
+            contract=request.contract,
             model=model,
             path=new,
             target=path,
@@ -139,13 +155,25 @@ def runner(path, threads=None):
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=threads)
+    if not interpreter.get_signature_list():
+        return _without_signature(interpreter)
+    serve = interpreter.get_signature_runner()
+    names = list(serve.get_output_details())
+
+    def run(pixels):
+        outputs = serve(images=np.float32(pixels))
+        return outputs["output"] if names == ["output"] else outputs
+
+    return run
+
+
+def _without_signature(interpreter):
+    """The runner of a file near 2 GB, which has one output."""
     (images,) = interpreter.get_input_details()
     (output,) = interpreter.get_output_details()
 
     def run(pixels):
-        shape = interpreter.get_input_details()[0]["shape"]
-        if tuple(shape) != tuple(pixels.shape):
-            interpreter.resize_tensor_input(images["index"], pixels.shape)
+        interpreter.resize_tensor_input(images["index"], pixels.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(images["index"], np.float32(pixels))
         interpreter.invoke()
@@ -154,13 +182,15 @@ def runner(path, threads=None):
     return run
 
 
-def _converted(folded, precision, calibration):
+def _converted(folded, contract, precision, calibration):
     """The flatbuffer's bytes."""
     if precision in ("float32", "float16"):
         from keras_nfnet.export.stand_ins import StandIns
 
         stand_ins = StandIns()
-        content = bytearray(_convert(folded, precision, stand_ins.constant))
+        content = bytearray(
+            _convert(folded, contract, precision, stand_ins.constant)
+        )
         try:
             stand_ins.fill(content)
         except LookupError:
@@ -171,13 +201,12 @@ def _converted(folded, precision, calibration):
     import tensorflow as tf
 
     # Quantizing looks at the weights, and calibration runs them.
-    return _convert(folded, precision, tf.constant, calibration)
+    return _convert(folded, contract, precision, tf.constant, calibration)
 
 
-def _convert(folded, precision, constant, calibration=None):
+def _convert(folded, contract, precision, constant, calibration=None):
     import tensorflow as tf
 
-    from keras_nfnet.data import graph_preprocessing as graph
     from keras_nfnet.export.lowering import lower
     from keras_nfnet.export.tflite_target import TFLiteTarget
 
@@ -192,7 +221,7 @@ def _convert(folded, precision, constant, calibration=None):
         ],
     )
     def outputs(images):
-        return {"output": lower(folded, target, graph.normalize(images))}
+        return named(lower(folded, target, contract.images(images)))
 
     function = outputs.get_concrete_function()
     with _quiet():

@@ -3,17 +3,18 @@
 import os
 
 from keras_nfnet.export import comparison
-from keras_nfnet.export.classifier import ends_in_logits, input_size
-from keras_nfnet.models.output import is_one_sigmoid, probabilities
+from keras_nfnet.export.classifier import input_size
+from keras_nfnet.export.contract import contract_of
 
 
-def verify(path, model, precision="float32"):
+def verify(path, model, precision="float32", input_range=None):
     """Runs an export by its own runtime and holds it against a model.
 
     Args:
         path: A SavedModel's directory, a `.tflite` or an `.onnx` file.
         model: The Keras model that it shall equal.
         precision: Of the export; sets the bound.
+        input_range: As for `to_onnx`.
 
     Returns:
         An `ExportReport`.
@@ -29,9 +30,9 @@ def verify(path, model, precision="float32"):
     outputs = model
     try:
         if os.path.isdir(path):
-            from keras_nfnet.export.saved_model import runner
+            from keras_nfnet.export.saved_model import answering, runner
 
-            outputs = _with_probabilities(model)
+            outputs = answering(model)
         elif str(path).endswith(".tflite"):
             from keras_nfnet.export.tflite import runner
         else:
@@ -50,19 +51,9 @@ def verify(path, model, precision="float32"):
         run,
         outputs,
         size=size,
+        contract=contract_of(model, input_range),
         model=model,
         path=path,
         target=path,
         precision=precision,
     )
-
-
-def _with_probabilities(model):
-    is_logits, one_sigmoid = ends_in_logits(model), is_one_sigmoid(model)
-
-    def outputs(images, training):
-        return probabilities(
-            model(images, training=training), is_logits, one_sigmoid
-        )
-
-    return outputs

@@ -1,5 +1,6 @@
 """OpenVINO files, an `.xml` with its `.bin`. Any Keras backend."""
 
+import importlib.util
 import os
 import tempfile
 
@@ -9,7 +10,7 @@ from keras_nfnet.data.description import description
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
 from keras_nfnet.export.calibration import calibration_pixels
 from keras_nfnet.export.comparison import checked
-from keras_nfnet.export.contract import contract_of, named
+from keras_nfnet.export.contract import named
 from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import check_file, staged, weights_of, writing
@@ -74,19 +75,19 @@ def to_openvino(
             the place cannot be written, a layer cannot be converted, or the
             files do not give the model's outputs. Then what was there is
             unchanged.
+        RuntimeError: If OpenVINO, or for `"int8"` NNCF, is not installed.
 
     Example:
 
     >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
     >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
-    >>> report = keras_nfnet.export.to_openvino(
-    ...     model, "nfnet.xml", size=32
-    ... )  # doctest: +SKIP
-    >>> report.top1_agreement  # doctest: +SKIP
-    1.0
+    >>> report = keras_nfnet.export.to_openvino(model, "nfnet.xml", size=32)
+    >>> report.top1_agreement, report.largest_difference < 1e-6
+    (1.0, True)
 
     Reference: of int8: Jacob et al., arXiv:1712.05877.
     """
+    _check_installed(precision)
     request = checked_request(
         model,
         path,
@@ -97,16 +98,16 @@ def to_openvino(
         size=size,
         margin=margin,
         overwrite=overwrite,
+        input_range=input_range,
     )
     if not str(path).endswith(".xml"):
         raise ValueError(
             f"`path` must end in .xml. Received: path={str(path)!r}"
         )
     check_file(weights_of(path), overwrite, ".bin")
-    contract = contract_of(model, input_range)
     if precision == "int8":
         calibration = calibration_pixels(
-            calibration, request.size, request.margin
+            calibration, request.size, request.margin, request.contract
         )
     texts = description(
         model.name, request.labels, request.size, precision, request.margin
@@ -115,9 +116,7 @@ def to_openvino(
     say("folding")
     folded = fold(model, "float32")
     say(f"converting to {precision}")
-    import openvino
-
-    content = _openvino_model(model, folded, contract, request)
+    content = _openvino_model(model, folded, request)
     if precision == "int8":
         from keras_nfnet.export.openvino_precision import quantized
 
@@ -126,15 +125,14 @@ def to_openvino(
         content.set_rt_info(text, ["keras_nfnet", name])
     with staged(path, beside=[weights_of(path)]) as new:
         with writing("path", path):
-            openvino.save_model(
-                content, new, compress_to_fp16=precision == "float16"
-            )
+            _save(content, new, precision)
         del content
         say("running and comparing")
         return checked(
             runner(new),
             model,
             size=request.size,
+            contract=request.contract,
             model=model,
             path=new,
             target=path,
@@ -160,13 +158,36 @@ def runner(path, threads=0):
     return run
 
 
-def _openvino_model(model, folded, contract, request):
+def _check_installed(precision):
+    """Refuses, before any work, what a missing package makes impossible."""
+    names = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise RuntimeError(
+                f"`to_openvino` needs {name}, which is not installed: "
+                "pip install 'keras-nfnet[openvino]'"
+            )
+
+
+def _save(content, path, precision):
+    import openvino
+
+    try:
+        openvino.save_model(
+            content, path, compress_to_fp16=precision == "float16"
+        )
+    # What OpenVINO makes of a full disk.
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+
+
+def _openvino_model(model, folded, request):
     from keras_nfnet.export.lowering import UnknownOperation, lower
     from keras_nfnet.export.openvino_target import OpenVINOTarget
 
     target = OpenVINOTarget(folded.inputs[0].shape[1:])
     try:
-        outputs = lower(folded, target, target.images(contract))
+        outputs = lower(folded, target, target.images(request.contract))
     except UnknownOperation as error:
         return _through_onnx(model, request, error)
     return target.model(named(outputs))
@@ -187,6 +208,7 @@ def _through_onnx(model, request, reason):
                 labels=request.labels,
                 size=request.size,
                 margin=request.margin,
+                input_range=request.contract.input_range,
             )
             with open(path, "rb") as file:
                 content = file.read()

@@ -89,7 +89,12 @@ class OpenVINOTarget:
         x = _transposed(x, (0, 2, 1, 3))
         half = [len(kernel) // 2, 0]
         x = operations.convolution(
-            x, _constant(kernel[None, None, :, None]), [1, 1], half, half, [1, 1]
+            x,
+            _constant(kernel[None, None, :, None]),
+            [1, 1],
+            half,
+            half,
+            [1, 1],
         )
         return _transposed(x, (0, 2, 1, 3))
 

@@ -5,6 +5,7 @@ import os
 import sys
 
 from keras_nfnet.export.command import add_parser as add_export
+from keras_nfnet.export.command import pixels_or_fraction
 from keras_nfnet.training.command import add_commands as add_training
 from keras_nfnet.version import __version__
 
@@ -88,9 +89,16 @@ def _parser():
     )
     predict.add_argument(
         "--margin",
-        type=int,
-        help="pixels to resize beyond the size before the centre is cut out "
-        "(default: what the run of a .keras file left, or 32)",
+        type=pixels_or_fraction,
+        help="pixels to resize beyond the size before the centre is cropped, "
+        "or a crop fraction such as 0.9 (default: as the model was evaluated, "
+        "or 32)",
+    )
+    predict.add_argument(
+        "--input-range",
+        choices=("imagenet", "0-255"),
+        help="what a .keras file takes: normalized images or pixels "
+        "(default: found out)",
     )
     predict.add_argument(
         "--labels",
@@ -151,14 +159,14 @@ def _info(options):
         print(json.dumps(rows, indent=1))
         return 0
     print(
-        f"{'variant':8s} {'parameters':>13s} {'train px':>8s} "
+        f"{'variant':15s} {'parameters':>13s} {'train px':>8s} "
         f"{'GMACs':>8s} {'test px':>8s} {'GMACs':>8s} {'dropout':>8s} "
         f"{'top-1 %':>8s}  weights"
     )
     for row in rows:
-        top1 = "–" if row["top1"] is None else f"{row['top1']:.1f}"
+        top1 = "–" if row["top1"] is None else f"{row['top1']:g}"
         print(
-            f"{row['variant']:8s} {row['parameters']:13,d} "
+            f"{row['variant']:15s} {row['parameters']:13,d} "
             f"{row['train_size']:8d} {row['train_gmacs']:8.2f} "
             f"{row['test_size']:8d} {row['test_gmacs']:8.2f} "
             f"{row['drop_rate']:8.1f} {top1:>8s}  "
@@ -179,6 +187,7 @@ def _predict(options):
         labels=options.labels,
         classes=options.classes,
         margin=options.margin,
+        input_range=options.input_range,
     )
     print(format_predictions(options.pictures, predictions))
     return 0
@@ -188,7 +197,7 @@ def _convert(options):
     from keras_nfnet.weights import convert
 
     report = convert(options.source, options.destination, layout=options.layout)
-    variant = f"NFNet-{report['variant']}" if report["variant"] else "NFNet"
+    variant = report["variant"] or "another network"
     print(
         f"{variant}: {report['arrays']} arrays, "
         f"{report['parameters']:,} parameters, {report['from']} → "

@@ -9,10 +9,9 @@ from keras_nfnet.data.preprocessing import (
     EVALUATION_MARGIN,
     decode_picture,
     evaluation_picture,
-    preprocess_input,
     sides,
 )
-from keras_nfnet.variants import VARIANTS
+from keras_nfnet.variants import VARIANTS, variant_named
 
 
 def predict(
@@ -24,6 +23,7 @@ def predict(
     labels=None,
     classes=None,
     margin=None,
+    input_range=None,
 ):
     """The best classes of picture files.
 
@@ -32,8 +32,8 @@ def predict(
 
     Args:
         pictures: A list of paths, or of encoded bytes; or one of them.
-        variant: Name of a variant, `"F0"` … `"F7+"`, or the path of a
-            `.keras` file, such as a run leaves.
+        variant: Name of a variant, such as `"F0"` or `"eca_nfnet_l0"`, or
+            the path of a `.keras` file, such as a run leaves.
         weights: Of a variant: `"imagenet"` or the path of a file, as for
             `keras_nfnet.NFNet`.
         size: Side in pixels to evaluate at. Default: the variant's test
@@ -45,8 +45,10 @@ def predict(
         classes: Classes of a variant's weights; 1 for one sigmoid unit,
             which tells two labels apart. Default: as many as there are
             `labels`, or 1000.
-        margin: Pixels to resize beyond `size` before the centre crop.
-            Default: what lies beside a `.keras` file, or 32.
+        margin: Pixels to resize beyond `size` before the centre crop, or a
+            crop fraction, a float in (0, 1]. Default: as the variant was
+            evaluated, what lies beside a `.keras` file, or 32.
+        input_range: As for `keras_nfnet.export.to_onnx`.
 
     Returns:
         Per picture a list of `(label, score)`, best first; `top` of them,
@@ -93,12 +95,14 @@ def predict(
     from keras import ops
     from tqdm import tqdm
 
+    from keras_nfnet.export.contract import contract_of
     from keras_nfnet.models.output import probabilities
 
     model = network.build()
+    contract = contract_of(model, input_range)
     results = []
     for view in tqdm(views, unit="picture", disable=len(views) < 2):
-        images = preprocess_input(view, data_format="channels_last")[None]
+        images = contract.images(contract.pixels(view[None]))
         scores = probabilities(
             model(images, training=False),
             network.logits,
@@ -119,13 +123,14 @@ class _Network:
     classes: int
     size: int | tuple | None
     labels: tuple | None = None
-    margin: int = EVALUATION_MARGIN
+    margin: int | float = EVALUATION_MARGIN
     logits: bool = False
     one_sigmoid: bool = False
 
 
 def _variant(variant, weights, classes, labels):
-    if not isinstance(variant, str) or variant.upper() not in VARIANTS:
+    name = variant_named(variant)
+    if name is None:
         raise ValueError(
             f"`variant` must be one of {', '.join(VARIANTS)}, or the path of "
             f"a .keras file. Received: variant={variant!r}"
@@ -149,10 +154,14 @@ def _variant(variant, weights, classes, labels):
             classifier_activation=activation,
         )
 
-    size = VARIANTS[variant.upper()].test_size
-    if classes == 1:
-        return _Network(build, 2, size, one_sigmoid=True)
-    return _Network(build, classes, size)
+    config = VARIANTS[name]
+    return _Network(
+        build,
+        2 if classes == 1 else classes,
+        config.test_size,
+        margin=config.crop_fraction or EVALUATION_MARGIN,
+        one_sigmoid=classes == 1,
+    )
 
 
 def _from_file(path, weights, classes):
@@ -166,7 +175,11 @@ def _from_file(path, weights, classes):
                 f"Received: {name}={value!r}"
             )
     from keras_nfnet.data.description import described
-    from keras_nfnet.export.classifier import check_classifier, ends_in_logits
+    from keras_nfnet.export.classifier import (
+        check_classifier,
+        ends_in_logits,
+        view_margin,
+    )
     from keras_nfnet.models.keras_file import load_keras_file
     from keras_nfnet.models.output import is_one_sigmoid, labelled_classes
 
@@ -175,7 +188,7 @@ def _from_file(path, weights, classes):
     beside = described(path)
     fixed = tuple(model.inputs[0].shape[1:3])
     size = beside.size if None in fixed else fixed
-    margin = EVALUATION_MARGIN if beside.margin is None else beside.margin
+    margin = view_margin(model, beside.margin)
     check_classifier(model)
     return _Network(
         lambda: model,

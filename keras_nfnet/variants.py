@@ -392,6 +392,9 @@ class NFNetConfig(Architecture):
         test_size: Side of the evaluation images in pixels, or `None`.
         rand_augment: RandAugment `(layers, magnitude)` of the training
             recipe, or `None`.
+        crop_fraction: The centre that evaluation crops, over the image with
+            its shorter side resized, in (0, 1]; `None` for DeepMind's
+            evaluation, a resize to 32 pixels more on each side.
 
     Raises:
         ValueError: If a value is out of its range; the message names it.
@@ -409,6 +412,7 @@ class NFNetConfig(Architecture):
     train_size: int | None = None
     test_size: int | None = None
     rand_augment: tuple | None = dataclasses.field(default=None, kw_only=True)
+    crop_fraction: float | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -416,6 +420,12 @@ class NFNetConfig(Architecture):
             raise ValueError(
                 "`drop_rate` must be a number in [0, 1). "
                 f"Received: drop_rate={self.drop_rate!r}"
+            )
+        crop = self.crop_fraction
+        if crop is not None and not (_is_number(crop) and 0 < crop <= 1):
+            raise ValueError(
+                "`crop_fraction` must be a number in (0, 1]. "
+                f"Received: crop_fraction={crop!r}"
             )
         for field in ("train_size", "test_size"):
             if getattr(self, field) is not None:
@@ -540,8 +550,6 @@ _RESNET = {
     "stem": Stem((64,), (2,), kernel_size=7, max_pool=True),
     "activation": "relu",
     "final_conv_mult": None,
-    "train_size": 224,
-    "test_size": 288,
 }
 # timm's arithmetic, where it differs from DeepMind's.
 TIMM = {
@@ -586,7 +594,11 @@ def _regnet(n):
 
 def _timm_regnet(n):
     widths, depths, drop_rate, train_size, test_size = _REGNETS[n]
-    rows = {**_REGNET, **TIMM}
+    # Two that timm's settings have otherwise.
+    train_size, test_size = {0: (192, 256), 1: (256, 288)}.get(
+        n, (train_size, test_size)
+    )
+    rows = {**_REGNET, **TIMM, "crop_fraction": 0.9}
     return NFNetConfig(
         widths=tuple(round_channels(w * 0.75, 8) for w in widths),
         depths=depths,
@@ -609,7 +621,21 @@ def _light(times, mult, attention, train_size, test_size):
         drop_rate=0.2,
         train_size=train_size,
         test_size=test_size,
+        crop_fraction=1.0,
         **attention,
+        **TIMM,
+    )
+
+
+def _timm_resnet(size, attention):
+    published = attention["attention"] is None and size == "50"
+    return NFNetConfig(
+        depths=_RESNET_DEPTHS[size],
+        train_size=256 if published else 224,
+        test_size=288 if published else 224,
+        crop_fraction=0.94 if published else 0.9,
+        **attention,
+        **_RESNET,
         **TIMM,
     )
 
@@ -631,6 +657,8 @@ VARIANTS = {
             se_ratio=0.25,
             shortcut="strided",
             stochastic_depth_rate=0.1,
+            train_size=224,
+            test_size=224,
             **_RESNET,
         )
         for size in ("50", "101", "152")
@@ -638,9 +666,7 @@ VARIANTS = {
     **{name: _light(*row) for name, row in _LIGHT.items()},
     **{f"nf_regnet_b{n}": _timm_regnet(n) for n in range(6)},
     **{
-        f"{name}{size}": NFNetConfig(
-            depths=_RESNET_DEPTHS[size], **attention, **_RESNET, **TIMM
-        )
+        f"{name}{size}": _timm_resnet(size, attention)
         for name, attention in _TIMM_RESNETS.items()
         for size in ("26", "50", "101")
     },
@@ -659,4 +685,29 @@ PUBLISHED_TOP1 = {
     "eca_nfnet_l0": 82.58,
     "eca_nfnet_l1": 84.01,
     "eca_nfnet_l2": 84.70,
+    "nf_regnet_b1": 79.31,
+    "nf_resnet50": 80.64,
 }
+
+
+def default_name(variant):
+    """Model name of a variant: `"F4+"` → `"nfnet_f4_plus"`.
+
+    Where both exist, timm's networks have the prefix `timm_`.
+    """
+    name = variant.lower().replace("+", "_plus").replace("-", "")
+    if name.startswith("regnet"):
+        return f"nf_{name.replace('b', '_b')}"
+    if name.startswith("resnet"):
+        return f"nf_{name}"
+    if "nf" not in name:
+        return f"nfnet_{name}"
+    return f"timm_{name}" if name.startswith("nf_") else name
+
+
+def variant_named(name):
+    """The name in `VARIANTS` that is `name` but for its case, or `None`."""
+    if not isinstance(name, str):
+        return None
+    names = {variant.lower(): variant for variant in VARIANTS}
+    return names.get(name.lower())

@@ -7,6 +7,7 @@ import pytest
 
 from keras_nfnet import weights
 from keras_nfnet.cli import main
+from keras_nfnet.variants import VARIANTS
 
 
 def run(capsys, *arguments):
@@ -36,10 +37,10 @@ def test_info_prints_all_variants(capsys, variant_rows, monkeypatch):
     status, out, _ = run(capsys, "info")
     assert status == 0
     lines = {line.split()[0]: line.split() for line in out.splitlines()[1:]}
-    assert len(lines) == 16
+    assert len(lines) == len(VARIANTS)
     assert lines["F0"][1:6] == ["71,489,284", "192", "6.98", "256", "12.38"]
     status, out, _ = run(capsys, "info", "--json")
-    assert len(json.loads(out)) == 16
+    assert len(json.loads(out)) == len(VARIANTS)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,39 @@ def test_preprocess_input_normalizes_arrays_and_tensors():
     np.testing.assert_allclose(preprocess_input(x[0]), expected[0], atol=1e-5)
 
 
+def test_preprocess_input_takes_one_channel_by_the_averages_over_rgb():
+    x = np.arange(48, dtype="float64").reshape(4, 4, 3, 1)
+    mean, deviation = np.mean(IMAGENET_MEAN), np.mean(IMAGENET_STD)
+    np.testing.assert_allclose(preprocess_input(x), (x - mean) / deviation)
+    first = preprocess_input(np.moveaxis(x, -1, -3), "channels_first")
+    np.testing.assert_allclose(np.moveaxis(first, -3, -1), preprocess_input(x))
+
+
+@pytest.mark.parametrize("sides", [(60, 80), (81, 47), (64, 64)])
+@pytest.mark.parametrize("fraction", [0.9, 1.0])
+def test_a_crop_fraction_gives_the_view_of_pillow_and_timm(sides, fraction):
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), "uint8")
+    image = Image.fromarray(pixels).resize(sides[::-1], Image.BICUBIC)
+    size = 48
+    shorter, scale = min(sides), int(size / fraction)
+    resized = [
+        scale if side == shorter else int(scale * side / shorter)
+        for side in sides
+    ]
+    top, left = (round((side - size) / 2) for side in resized)
+    expected = np.asarray(image.resize(resized[::-1], Image.BICUBIC))
+    expected = expected[top : top + size, left : left + size]
+    view = evaluation_picture(np.asarray(image), size, fraction)
+    assert np.abs(view - expected).max() <= 1
+    if keras.backend.backend() == "tensorflow":
+        from keras_nfnet.data.graph_preprocessing import evaluation_view
+
+        graph = evaluation_view(np.asarray(image), size, fraction)
+        np.testing.assert_allclose(graph, view, atol=1)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_preprocess_input_keeps_floats_and_the_callers_array(dtype):
     x = np.full((2, 2, 3), 128, dtype)
@@ -102,7 +135,7 @@ def test_preprocess_input_is_symbolic_on_keras_tensors():
     assert out.shape == (None, None, None, 3)
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 1), (3, 4, 4), (4, 3), (1, 2, 3, 4)])
+@pytest.mark.parametrize("shape", [(4, 4, 2), (3, 4, 4), (4, 3), (1, 2, 3, 4)])
 def test_preprocess_input_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match="RGB.*Received: x of shape"):
         preprocess_input(np.zeros(shape))

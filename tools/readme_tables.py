@@ -62,7 +62,7 @@ def models():
                 f"{row['train_gmacs']:.2f}",
                 f"{row['test_size']}",
                 f"{row['test_gmacs']:.2f}",
-                f"{row['top1']:.1f}" if row["top1"] else "–",
+                f"{row['top1']:g}" if row["top1"] else "–",
                 "published" if row["weights"] else "–",
             )
             for row in variant_table()

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 
 from keras_nfnet.data.labels import read_labels
-from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
+from keras_nfnet.data.preprocessing import EVALUATION_MARGIN, check_margin
 from keras_nfnet.version import __version__
 
 LABELS = "labels.txt"
@@ -23,7 +23,8 @@ def description(name, labels, size, precision, margin=EVALUATION_MARGIN):
         labels: One string per class, or `None` of a model without classes.
         size: `(height, width)` in pixels that pictures are brought to.
         precision: Of the weights.
-        margin: Pixels to resize beyond `size` before the centre crop.
+        margin: Pixels to resize beyond `size` before the centre crop, or a
+            crop fraction.
 
     Returns:
         `{"labels.txt": one a line, "preprocessing.json": JSON}`, without
@@ -40,7 +41,10 @@ def description(name, labels, size, precision, margin=EVALUATION_MARGIN):
         "normalization": "inside",
         "size": list(size),
         "resize": (
-            "bicubic without antialiasing to size + margin, then the centre"
+            "bicubic, the shorter side to size / margin, then the centre"
+            if isinstance(margin, float)
+            else "bicubic without antialiasing to size + margin, then the "
+            "centre"
         ),
         "margin": margin,
     }
@@ -57,12 +61,12 @@ class Described:
     Args:
         labels: One name per class, or `None`.
         size: `(height, width)` in pixels, or `None`.
-        margin: Pixels, or `None`.
+        margin: Pixels, a crop fraction, or `None`.
     """
 
     labels: tuple | None = None
     size: tuple | None = None
-    margin: int | None = None
+    margin: int | float | None = None
 
 
 def described(path):
@@ -85,7 +89,8 @@ def described(path):
                 content = json.load(file)
             height, width = content["size"]
             found["size"] = (int(height), int(width))
-            found["margin"] = int(content["margin"])
+            check_margin(content["margin"])
+            found["margin"] = content["margin"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{facts!r} must hold `size`, two numbers, and `margin`; "

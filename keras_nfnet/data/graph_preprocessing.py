@@ -3,6 +3,8 @@
 The twin of `preprocessing.py`; imported only where TensorFlow is needed.
 """
 
+import math
+
 import tensorflow as tf
 
 from keras_nfnet.data.preprocessing import (
@@ -95,15 +97,34 @@ def evaluation_view(image, size, margin=EVALUATION_MARGIN):
     Args:
         image: `(height, width, 3)`, RGB 0–255.
         size: Side of the view in pixels, or `(height, width)`.
-        margin: Pixels to resize beyond `size`.
+        margin: Pixels to resize beyond `size`, or a crop fraction.
 
     Returns:
-        A float32 tensor `(size, size, 3)`, not normalized, not clipped.
+        A float32 tensor `(size, size, 3)`, not normalized.
     """
     height, width = sides(size)
+    if isinstance(margin, float):
+        return _centre(image, (height, width), margin)
     resized = resize(image, (height + margin, width + margin))
     start = margin // 2
     return resized[start : start + height, start : start + width]
+
+
+def _centre(image, size, crop_fraction):
+    """As `preprocessing.evaluation_picture` with a crop fraction."""
+    least = tf.constant([math.floor(side / crop_fraction) for side in size])
+    shape = tf.shape(image)[:2]
+    real = tf.cast(shape, tf.float64)
+    scale = tf.reduce_max(tf.cast(least, tf.float64) / real)
+    resized = tf.maximum(least, tf.cast(real * scale, tf.int32))
+    image = tf.image.resize(
+        tf.cast(image, tf.float32), resized, method="bicubic", antialias=True
+    )
+    image = tf.round(tf.clip_by_value(image, 0.0, 255.0))
+    start = tf.round(tf.cast(resized - tf.constant(size), tf.float64) / 2)
+    top, left = tf.unstack(tf.cast(start, tf.int32))
+    image = image[top : top + size[0], left : left + size[1]]
+    return tf.ensure_shape(image, (*size, 3))
 
 
 def normalize(images):

@@ -5,6 +5,7 @@ evaluation. `graph_preprocessing.py` is the same inside TensorFlow graphs.
 """
 
 import io
+import math
 import os
 import sys
 
@@ -183,10 +184,15 @@ def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
     NOTE: as with the authors, bicubic overshoots are not clipped, so values
     can leave 0–255.
 
+    With a crop fraction it is the view of timm's networks: the shorter side
+    is resized to `size / fraction` with antialiasing, clipped and rounded as
+    Pillow does, then the centre is cropped.
+
     Args:
         image: `(height, width, 3)`, RGB 0–255.
         size: Side of the view in pixels, or `(height, width)`.
-        margin: Pixels to resize beyond `size`, 0 or more.
+        margin: Pixels to resize beyond `size`, an integer, 0 or more; or a
+            crop fraction, a float in (0, 1].
 
     Returns:
         A float32 NumPy array `(size, size, 3)`, not normalized.
@@ -203,28 +209,60 @@ def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
     Reference: arXiv:2102.06171; the authors' dataset.py, "resize_crop_32".
     """
     height, width = sides(size)
-    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
-        raise ValueError(
-            "`margin` must be a whole number, 0 or more. "
-            f"Received: margin={margin!r}"
-        )
+    check_margin(margin)
     image = ops.convert_to_tensor(image, dtype="float32")
     if len(image.shape) != 3 or image.shape[-1] != 3:
         raise ValueError(
             "`image` must be one RGB picture of shape (height, width, 3). "
             f"Received: image of shape {tuple(image.shape)}"
         )
-    resized = ops.image.resize(
+    is_fraction = isinstance(margin, float)
+    if is_fraction:
+        resized = _resized_sides(image.shape[:2], (height, width), margin)
+        top, left = (
+            round((a - b) / 2)
+            for a, b in zip(resized, (height, width), strict=True)
+        )
+    else:
+        resized = (height + margin, width + margin)
+        top = left = margin // 2
+    image = ops.image.resize(
         image,
-        (height + margin, width + margin),
+        resized,
         interpolation="bicubic",
-        antialias=False,
+        antialias=is_fraction,
         data_format="channels_last",
     )
-    start = margin // 2
-    return ops.convert_to_numpy(resized)[
-        start : start + height, start : start + width
-    ]
+    image = ops.convert_to_numpy(image)
+    if is_fraction:
+        image = np.round(np.clip(image, 0, 255))
+    return image[top : top + height, left : left + width]
+
+
+def check_margin(margin):
+    """Refuses what is neither pixels nor a crop fraction.
+
+    Raises:
+        ValueError: If `margin` is no integer, 0 or more, and no float in
+            (0, 1].
+    """
+    is_pixels = isinstance(margin, int) and not isinstance(margin, bool)
+    if not (is_pixels and margin >= 0) and not (
+        isinstance(margin, float) and 0 < margin <= 1
+    ):
+        raise ValueError(
+            "`margin` must be a whole number of pixels, 0 or more, or a crop "
+            f"fraction, a float in (0, 1]. Received: margin={margin!r}"
+        )
+
+
+def _resized_sides(sides, size, fraction):
+    """Sides of the smallest image of the same shape that covers a crop."""
+    least = [math.floor(side / fraction) for side in size]
+    scale = max(a / b for a, b in zip(least, sides, strict=True))
+    return tuple(
+        max(a, int(b * scale)) for a, b in zip(least, sides, strict=True)
+    )
 
 
 def to_channels(images, channels):

@@ -5,6 +5,7 @@ import math
 import keras
 
 from keras_nfnet.export.folded_layers import PlainConvolution
+from keras_nfnet.export.folding import first_argument
 from keras_nfnet.layers import (
     EfficientChannelAttention,
     ScaledWSConv2D,
@@ -83,16 +84,18 @@ class _Counter:
 
     def __call__(self, operation, *args, **kwargs):
         if isinstance(operation, NFBlock):
-            return operation.forward(self, *args)
+            return operation.forward(self, first_argument(args, kwargs))
         if isinstance(operation, keras.Model) and is_graph(operation):
-            return self.run(functional_graph(operation), *args)
+            inputs = first_argument(args, kwargs)
+            return self.run(functional_graph(operation), inputs)
         outputs = operation.compute_output_spec(*args, **kwargs)
         if isinstance(operation, keras.layers.Layer):
-            self.total += _macs(operation, args, outputs)
+            x = first_argument(args, kwargs)
+            self.total += _macs(operation, x, outputs)
         return outputs
 
 
-def _macs(layer, args, outputs):
+def _macs(layer, inputs, outputs):
     """Multiply-accumulates of a layer that is no model."""
     kernels = [v for v in layer.weights if len(v.shape) > 1]
     if not kernels:
@@ -107,7 +110,7 @@ def _macs(layer, args, outputs):
             "`model` must have layers whose multiply-accumulates are known. "
             f"Received: the layer {layer.name!r}, {type(layer).__name__}"
         )
-    where = args[0] if isinstance(layer, _TRANSPOSED) else outputs
+    where = inputs if isinstance(layer, _TRANSPOSED) else outputs
     return size * math.prod(where.shape[1:-1])
 
 

@@ -4,10 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_nfnet.data.preprocessing import sides
-from keras_nfnet.models.nfnet import default_name
+from keras_nfnet.data.preprocessing import (
+    EVALUATION_MARGIN,
+    check_margin,
+    sides,
+)
 from keras_nfnet.models.output import activation_of, last_operation
-from keras_nfnet.variants import VARIANTS
+from keras_nfnet.variants import VARIANTS, default_name
 
 
 def check_classifier(model):
@@ -117,7 +120,32 @@ def input_size(model, size=None):
         return tuple(fixed)
     if given:
         return given
+    config = _variant_of(model)
+    size = config and config.test_size
+    return size and sides(size)
+
+
+def view_margin(model, margin=None):
+    """The margin or crop fraction with which images are evaluated.
+
+    `margin` where it is given, then that of the variant that the model is
+    named after, else 32 pixels.
+
+    Raises:
+        ValueError: If `margin` is neither.
+    """
+    if margin is None:
+        config = _variant_of(model)
+        margin = config and config.crop_fraction
+    if margin is None:
+        return EVALUATION_MARGIN
+    check_margin(margin)
+    return margin
+
+
+def _variant_of(model):
+    """The configuration that a model is named after, or `None`."""
     for variant, config in VARIANTS.items():
-        if model.name == default_name(variant) and config.test_size:
-            return sides(config.test_size)
+        if model.name == default_name(variant):
+            return config
     return None

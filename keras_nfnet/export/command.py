@@ -54,9 +54,16 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--margin",
-        type=int,
+        type=pixels_or_fraction,
         help="pixels to resize pictures beyond the size before the centre is "
-        "cut out (default: what the run of a .keras file left, or 32)",
+        "cropped, or a crop fraction such as 0.9 (default: as the model was "
+        "evaluated, or 32)",
+    )
+    parser.add_argument(
+        "--input-range",
+        choices=("imagenet", "0-255"),
+        help="what a .keras file takes: normalized images or pixels "
+        "(default: found out)",
     )
     parser.add_argument(
         "--overwrite",
@@ -86,6 +93,11 @@ def add_model_arguments(parser):
         type=int,
         help="classes of the weights (default: as many as labels, or 1000)",
     )
+
+
+def pixels_or_fraction(text):
+    """A number of pixels, or with a point in it a fraction."""
+    return float(text) if "." in text else int(text)
 
 
 def run(options):
@@ -133,6 +145,7 @@ def export(options):
         "size": size,
         "overwrite": options.overwrite,
         "progress": _say,
+        "input_range": options.input_range,
     }
     margin = beside.margin if options.margin is None else options.margin
     if margin is not None:

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_nfnet.data.preprocessing import evaluation_picture
 from keras_nfnet.export.contract import named
+from keras_nfnet.export.folding import fold
 from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.staging import size_of
 from keras_nfnet.models.output import activation_of
@@ -56,6 +57,25 @@ def expected(model, pixels, contract):
         name: ops.convert_to_numpy(ops.cast(value, "float32"))
         for name, value in named(outputs).items()
     }
+
+
+def checked_fold(model, contract, size):
+    """The folded network in float32, once it gives the model's outputs.
+
+    Args:
+        model: The Keras model.
+        contract: The model's `Contract`.
+        size: `(height, width)` in pixels.
+
+    Raises:
+        ValueError: If the outputs differ by more than the bound of float32.
+    """
+    folded = fold(model, "float32")
+    pixels = contract.pixels(np.asarray(pictures(size), "float32"))
+    got = expected(folded, pixels, contract)
+    for name, wanted in expected(model, pixels, contract).items():
+        _compared(name, got[name], wanted, model, "float32", "folded network")
+    return folded
 
 
 def compare(run, model, pixels, contract):
@@ -154,11 +174,12 @@ def report(got, wanted, *, model, path, target, precision, seconds, size):
     )
 
 
-def _compared(name, got, wanted, model, precision):
+def _compared(name, got, wanted, model, precision, what=None):
     """`(largest difference, cosine)` of one output, within the bounds."""
+    what = what or f"{precision} export"
     if got.shape != wanted.shape:
         raise ValueError(
-            f"The {precision} export must give {name!r} the shape "
+            f"The {what} must give {name!r} the shape "
             f"{wanted.shape}. Received: {got.shape}; nothing was written"
         )
     difference = float(np.abs(got - wanted).max())
@@ -173,7 +194,7 @@ def _compared(name, got, wanted, model, precision):
         # Written so that NaN fails.
         if not difference <= bound:
             raise ValueError(
-                f"The {precision} export must give the model's outputs to "
+                f"The {what} must give the model's outputs to "
                 f"within {bound:.2g}. Received: a largest difference of "
                 f"{difference:.2g} in {name!r}; nothing was written"
             )

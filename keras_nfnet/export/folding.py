@@ -7,6 +7,8 @@ and its like hold a factor back; there it goes to what follows, since
 a sum, it goes back into the convolution that it came from.
 """
 
+import inspect
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -158,20 +160,25 @@ class _Folder:
             *args: Of the operation.
             **kwargs: Of the operation.
         """
+        # A layer that was told to train, such as a dropout to sample from,
+        # stays as it is.
+        trains = bool(kwargs.get("training"))
+        first = first_argument(args, kwargs)
         for kind, lower in _LOWERINGS.items():
-            if isinstance(operation, kind):
-                result = lower(self, operation, args[0])
+            if isinstance(operation, kind) and not trains:
+                result = lower(self, operation, first)
                 return result if once else _Scaled(result.tensor, result.factor)
         if isinstance(operation, keras.Model) and is_graph(operation):
-            outputs = self.run(functional_graph(operation), args[0])
+            outputs = self.run(functional_graph(operation), first)
             # Of uses outside it knows nothing: no `source`.
             return tree.map_structure(
                 lambda value: _Scaled(value.tensor, value.factor), outputs
             )
         args, kwargs = tree.map_structure(self.plain, (args, kwargs))
-        return tree.map_structure(
-            _Scaled, self.copied(operation)(*args, **kwargs)
-        )
+        copy = self.copied(operation)
+        if takes_training(operation) and not trains:
+            kwargs["training"] = False
+        return tree.map_structure(_Scaled, copy(*args, **kwargs))
 
     def plain(self, value):
         """A tensor that needs no factor beside it."""
@@ -196,16 +203,27 @@ class _Folder:
         return {"name": unique, "dtype": self.dtype or dtype}
 
     def copied(self, operation, **changes):
-        """A layer's copy with variables of its own; other operations as is."""
+        """A layer's copy with variables of its own; other operations as is.
+
+        A layer that cannot be made from its configuration stays the same
+        layer.
+        """
         if not isinstance(operation, keras.layers.Layer):
             return operation
-        config = operation.get_config()
-        config.update(name=self.options(operation.name, None)["name"])
-        config.update(changes)
-        copy = type(operation).from_config(config)
-        if operation.built and operation.variables:
-            copy.build_from_config(operation.get_build_config())
-            copy.set_weights(operation.get_weights())
+        name = self.options(operation.name, None)["name"]
+        try:
+            config = {**operation.get_config(), "name": name, **changes}
+            copy = type(operation).from_config(config)
+            if operation.built:
+                copy.build_from_config(operation.get_build_config())
+                _copy_state(operation, copy)
+        except Exception as error:  # Of any type: it is the user's code.
+            if changes:
+                raise ValueError(
+                    "`model` must have layers that their configuration makes "
+                    f"again. Received: the layer {operation.name!r} ({error})"
+                ) from error
+            return operation
         return copy
 
     def convolution(self, layer, value):
@@ -271,8 +289,11 @@ class _Folder:
         return _Scaled(plain(value.tensor), value.factor * layer.scale, source)
 
     def dense(self, layer, value):
-        # A subclass may use its kernel otherwise.
-        if type(layer) is not keras.layers.Dense:
+        # A subclass, or a layer in another form, uses its kernel otherwise.
+        is_plain = type(layer) is keras.layers.Dense and not (
+            layer.lora_enabled or layer.quantization_mode
+        )
+        if not is_plain:
             return _Scaled(self.copied(layer)(self.plain(value)))
         config = layer.get_config()
         config.update(
@@ -340,6 +361,33 @@ _LOWERINGS = {
     _LINEAR: _Folder.linear,
     _MAXIMA: _Folder.maximum,
 }
+
+
+def first_argument(args, kwargs):
+    """What an operation is called on, also if it is called by keyword."""
+    if args:
+        return args[0]
+    return kwargs.get("inputs", next(iter(kwargs.values())))
+
+
+def takes_training(operation):
+    """Whether a layer takes the argument `training`."""
+    return isinstance(operation, keras.layers.Layer) and (
+        "training" in inspect.signature(operation.call).parameters
+    )
+
+
+def _copy_state(layer, copy):
+    """Copies variables as Keras saves them: each part its own way."""
+    theirs, ours = (
+        list(part._flatten_layers(include_self=True, recursive=True))
+        for part in (layer, copy)
+    )
+    for part, own in zip(theirs, ours, strict=True):
+        store = {}
+        part.save_own_variables(store)
+        if store:
+            own.load_own_variables(store)
 
 
 def _uses(block):

@@ -13,6 +13,7 @@ from keras_nfnet.export.folded_layers import (
     PlainConvolution,
     numpy_value,
 )
+from keras_nfnet.export.folding import first_argument
 from keras_nfnet.layers import EfficientChannelAttention, SqueezeExcite
 from keras_nfnet.layers.activation import ACTIVATIONS
 from keras_nfnet.layers.pooling import SymmetricMaxPooling
@@ -60,17 +61,18 @@ def _lower(target, layer, *args, **kwargs):
     kind = type(layer)
     if isinstance(layer, keras.Model) and is_graph(layer):
         return functional_graph(layer)._run_through_graph(
-            *args,
+            first_argument(args, kwargs),
             call_fn=lambda operation, *args, **kwargs: _lower(
                 target, operation, *args, **kwargs
             ),
         )
+    x = first_argument(args, kwargs)
     if kind in _LOWERINGS:
-        return _LOWERINGS[kind](target, layer, *args)
+        return _LOWERINGS[kind](target, layer, x)
     if kind is keras.layers.Rescaling and not layer.offset:
-        return target.scale(*args, layer.scale)
+        return target.scale(x, layer.scale)
     if isinstance(layer, keras.layers.GlobalAveragePooling2D):
-        return target.mean(*args, keepdims=layer.keepdims)
+        return target.mean(x, keepdims=layer.keepdims)
     if isinstance(layer, _POOLS) and layer.data_format == "channels_last":
         padding = layer.padding
         if isinstance(layer, SymmetricMaxPooling):
@@ -78,7 +80,7 @@ def _lower(target, layer, *args, **kwargs):
         pool = target.average_pool
         if isinstance(layer, keras.layers.MaxPooling2D):
             pool = target.max_pool
-        return pool(*args, layer.pool_size, layer.strides, padding)
+        return pool(x, layer.pool_size, layer.strides, padding)
     return target.other(layer, *args, **kwargs)
 
 

@@ -4,11 +4,9 @@ import keras
 import numpy as np
 
 from keras_nfnet.data.description import description
-from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
 from keras_nfnet.export.calibration import calibration_pixels
-from keras_nfnet.export.comparison import checked
+from keras_nfnet.export.comparison import checked, checked_fold
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import staged, writing
 
@@ -25,7 +23,7 @@ def to_onnx(
     *,
     labels=None,
     size=None,
-    margin=EVALUATION_MARGIN,
+    margin=None,
     overwrite=False,
     progress=None,
     input_range=None,
@@ -54,7 +52,7 @@ def to_onnx(
             height, width, 3)` of 0–255, or a folder.
         labels: As for `to_saved_model`.
         size: Side in pixels or `(height, width)`, as for `to_tflite`.
-        margin: Pixels beyond `size`, 0 or more, as for `to_tflite`.
+        margin: As for `to_tflite`.
         overwrite: Whether a file that is there is replaced.
         progress: As for `to_tflite`.
         input_range: `"imagenet"` for a model on images normalized by
@@ -102,7 +100,7 @@ def to_onnx(
     )
     say = progress or silent
     say("folding")
-    folded = fold(model, "float32")
+    folded = checked_fold(model, request.contract, request.size)
     say(f"converting to {precision}")
     content = _onnx_model(folded, texts, request.contract)
     if precision == "float16":

@@ -7,6 +7,7 @@ from keras_nfnet.export.classifier import (
     check_finite,
     check_takes_images,
     input_size,
+    view_margin,
 )
 from keras_nfnet.export.comparison import DEFAULT_SIZE
 from keras_nfnet.export.contract import Contract, contract_of
@@ -22,7 +23,8 @@ class Request:
         labels: One string per class, or `None` of a model that returns
             feature maps.
         size: `(height, width)` in pixels.
-        margin: Pixels to resize beyond `size` before the centre crop.
+        margin: Pixels to resize beyond `size` before the centre crop, or
+            a crop fraction.
         contract: What the model takes and returns, a `Contract`.
     """
 
@@ -60,7 +62,7 @@ def checked_request(
             f"Received: precision={precision!r}"
         )
     size = input_size(model, size) or (DEFAULT_SIZE, DEFAULT_SIZE)
-    check_margin(margin)
+    margin = view_margin(model, margin)
     contract = contract_of(model, input_range)
     shapes = [tuple(x.shape) for x in model.outputs]
     shape = shapes[0]
@@ -74,19 +76,6 @@ def checked_request(
     check_file(path, overwrite, ending)
     check_finite(model)
     return Request(labels, size, margin, contract)
-
-
-def check_margin(margin):
-    """Refuses a margin that is no number of pixels.
-
-    Raises:
-        ValueError: If it is not a whole number, 0 or more.
-    """
-    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
-        raise ValueError(
-            "`margin` must be a whole number, 0 or more. "
-            f"Received: margin={margin!r}"
-        )
 
 
 def silent(step):

@@ -8,23 +8,23 @@ import numpy as np
 from keras import ops
 
 from keras_nfnet.data.labels import class_names
-from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
 from keras_nfnet.export.classifier import (
     check_classifier,
     check_finite,
     check_takes_images,
     ends_in_logits,
     input_size,
+    view_margin,
 )
 from keras_nfnet.export.comparison import (
     DEFAULT_SIZE,
+    checked_fold,
     compare,
     pictures,
     report,
 )
 from keras_nfnet.export.contract import contract_of, named
-from keras_nfnet.export.folding import fold
-from keras_nfnet.export.request import check_margin, silent
+from keras_nfnet.export.request import silent
 from keras_nfnet.export.staging import (
     check_folder,
     refuse_existing,
@@ -45,7 +45,7 @@ def to_saved_model(
     directory,
     labels=None,
     size=None,
-    margin=EVALUATION_MARGIN,
+    margin=None,
     *,
     overwrite=False,
     progress=None,
@@ -84,7 +84,9 @@ def to_saved_model(
             `(height, width)`. Default: the model's fixed size, or the test
             size of its variant.
         margin: Pixels to resize encoded pictures beyond `size` before the
-            centre crop, 0 or more.
+            centre crop, an integer, 0 or more; or a crop fraction, a float
+            in (0, 1], of the picture with its shorter side resized. Default:
+            as the variant was evaluated, else 32.
         overwrite: Whether a SavedModel that is there is replaced.
         progress: Function that is told each step as it begins, such as
             `print`.
@@ -139,7 +141,7 @@ def to_saved_model(
             f"pictures are brought to {DEFAULT_SIZE} pixels.",
             stacklevel=2,
         )
-    check_margin(margin)
+    margin = view_margin(model, margin)
     _check_place(directory, overwrite)
     check_finite(model)
 
@@ -151,7 +153,7 @@ def to_saved_model(
 
     say = progress or silent
     say("folding")
-    folded = fold(model, "float32")
+    folded = checked_fold(model, contract, size)
     with staged(directory, "directory") as path:
         say("tracing and writing")
         with writing("directory", directory):

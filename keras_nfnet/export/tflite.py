@@ -8,11 +8,9 @@ import keras
 import numpy as np
 
 from keras_nfnet.data.description import description
-from keras_nfnet.data.preprocessing import EVALUATION_MARGIN
 from keras_nfnet.export.calibration import calibration_pixels
-from keras_nfnet.export.comparison import checked
+from keras_nfnet.export.comparison import checked, checked_fold
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.folding import fold
 from keras_nfnet.export.request import checked_request, silent
 from keras_nfnet.export.staging import staged, writing
 
@@ -27,7 +25,7 @@ def to_tflite(
     *,
     labels=None,
     size=None,
-    margin=EVALUATION_MARGIN,
+    margin=None,
     overwrite=False,
     progress=None,
     input_range=None,
@@ -62,8 +60,8 @@ def to_tflite(
         labels: As for `to_saved_model`.
         size: Side in pixels that is described, calibrated and compared at,
             or `(height, width)`. Default: the model's or its variant's.
-        margin: Pixels to resize pictures beyond `size` before the centre
-            crop: of those of a calibration folder, and in the description.
+        margin: As for `to_saved_model`: of the pictures of a calibration
+            folder, and in the description.
         overwrite: Whether a file that is there is replaced.
         progress: Function that is told each step as it begins, such as
             `print`.
@@ -117,7 +115,7 @@ def to_tflite(
         )
     say = progress or silent
     say("folding")
-    folded = fold(model, "float32")
+    folded = checked_fold(model, request.contract, request.size)
     say(f"converting to {precision}")
     from keras_nfnet.export.tflite_signature import with_signature
 

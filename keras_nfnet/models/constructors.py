@@ -3,8 +3,8 @@
 import dataclasses
 import inspect
 
-from keras_nfnet.models.nfnet import ARGUMENTS, NFNet, build, default_name
-from keras_nfnet.variants import VARIANTS
+from keras_nfnet.models.nfnet import ARGUMENTS, NFNet, build
+from keras_nfnet.variants import VARIANTS, default_name
 
 _USE_SE = """        use_se: Whether every block ends in squeeze-and-excite. Its
             hidden channels are a quarter of the block's.

@@ -14,7 +14,12 @@ from keras_nfnet.models.body import body
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments, input_for
 from keras_nfnet.models.nf_block import call_layer
-from keras_nfnet.variants import VARIANTS, NFNetConfig
+from keras_nfnet.variants import (
+    VARIANTS,
+    NFNetConfig,
+    default_name,
+    variant_named,
+)
 
 ARGUMENTS = """
     Args:
@@ -211,29 +216,6 @@ NFNet.__doc__ = (
     Reference: arXiv:2102.06171, section 5.
     """
 )
-
-
-def default_name(variant):
-    """Model name of a variant: `"F4+"` → `"nfnet_f4_plus"`.
-
-    Where both exist, timm's networks have the prefix `timm_`.
-    """
-    name = variant.lower().replace("+", "_plus").replace("-", "")
-    if name.startswith("f"):
-        return f"nfnet_{name}"
-    if name.startswith("regnet"):
-        return f"nf_{name.replace('b', '_b')}"
-    if name.startswith("resnet"):
-        return f"nf_{name}"
-    return f"timm_{name}" if name.startswith("nf_") else name
-
-
-def variant_named(name):
-    """The name in `VARIANTS` that is `name` but for its case, or `None`."""
-    if not isinstance(name, str):
-        return None
-    names = {variant.lower(): variant for variant in VARIANTS}
-    return names.get(name.lower())
 
 
 def _configuration(config):

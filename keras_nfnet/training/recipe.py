@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.augmentation import check as check_augmentation
-from keras_nfnet.variants import VARIANTS, NFNetConfig
+from keras_nfnet.variants import VARIANTS, NFNetConfig, variant_named
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
@@ -124,7 +124,7 @@ class Recipe:
             if not isinstance(value, str) or not value:
                 self._refuse(field, "a text")
         if not isinstance(self.model, NFNetConfig) and not (
-            isinstance(self.model, str) and self.model in VARIANTS
+            variant_named(self.model)
         ):
             self._refuse(
                 "model", f"an `NFNetConfig` or one of {', '.join(VARIANTS)}"

@@ -203,26 +203,43 @@ def _infer(shapes):
             expected_shapes(variant, classes, channels) == shapes
         ):
             return variant, classes, channels
-    # Bottlenecks are rounded down to whole groups, which hides the ratio:
-    # the usual one is tried first.
-    for ratio in list(dict.fromkeys((0.5, *_ratios(shapes, config.widths))))[
-        :8
-    ]:
-        config = dataclasses.replace(config, bottleneck_ratio=ratio)
+    for multiple in (1, 8):
+        config = dataclasses.replace(config, channel_multiple=multiple)
         if expected_shapes(config, classes, channels) == shapes:
             break
     return config, classes, channels
 
 
+@dataclasses.dataclass(frozen=True)
+class _Observed(NFNetConfig):
+    """A network whose bottlenecks are given.
+
+    They are rounded to whole groups, which hides the ratio they come from.
+
+    Args:
+        bottlenecks: `(channels, groups)` of each block.
+    """
+
+    bottlenecks: tuple = dataclasses.field(default=(), kw_only=True)
+
+    def blocks(self, output_stride=32):
+        return [
+            dataclasses.replace(spec, bottleneck=channels, groups=groups)
+            for spec, (channels, groups) in zip(
+                super().blocks(output_stride), self.bottlenecks, strict=True
+            )
+        ]
+
+
 # A file's numbers decide how large a model is built to compare it with.
 _MOST_BLOCKS = 200
-_MOST_RATIOS = 8
 _MOST = 2**20
 
 
 def _by_widths(shapes, depths):
-    """The configuration but for its bottlenecks."""
+    """The configuration but for how hidden channels are rounded."""
     first = [f"stage{stage}_block0" for stage in range(1, len(depths) + 1)]
+    kernels = [shapes[f"{b}/conv1/kernel"] for b in block_order(shapes)]
     widths = [shapes[f"{name}/conv2/kernel"][3] for name in first]
     stem = [
         shapes[f"stem_conv{index}/kernel"]
@@ -237,20 +254,23 @@ def _by_widths(shapes, depths):
         if f"{first[0]}/{prefix}eca/kernel" in shapes:
             attention, position = "eca", where
     final = shapes.get("final_conv/kernel")
-    skip = f"{first[0]}/skip_gain" in shapes
-    return NFNetConfig(
+    has_shortcut = f"{first[0]}/conv_shortcut/kernel" in shapes
+    has_skip = f"{first[0]}/skip_gain" in shapes
+    return _Observed(
         widths=tuple(widths),
         depths=depths,
-        group_width=tuple(shapes[f"{name}/conv1/kernel"][2] for name in first),
+        bottlenecks=tuple((k[3], k[3] // k[2]) for k in kernels),
         use_two_convs=f"{first[0]}/conv1b/kernel" in shapes,
         attention=attention,
         attention_position=position,
         se_ratio=se_ratio,
-        skip="skip_init" if skip else "gain",
-        # The strides are not in the shapes: those of the NFNets.
+        skip="skip_init" if has_skip else "gain",
+        # Strides are not in the shapes; that a shortcut has a convolution
+        # is.
+        first_stride=2 if has_shortcut and stem[-1][3] == widths[0] else 1,
         stem=Stem(
             tuple(kernel[3] for kernel in stem),
-            Stem().strides[: len(stem)] + (1,) * (len(stem) - 4),
+            (1,) * len(stem),
             kernel_size=stem[0][0],
         ),
         final_conv_mult=None if final is None else 1.0,
@@ -260,12 +280,6 @@ def _by_widths(shapes, depths):
 
 def _stem_length(shapes):
     return sum(part_of(key) == ("stem_conv", "kernel") for key in shapes)
-
-
-def _ratios(shapes, widths):
-    for stage, width in enumerate(widths, start=1):
-        inner = shapes[f"stage{stage}_block0/conv1/kernel"][3]
-        yield _ratio(inner, width)
 
 
 def _ratio(part, whole):

@@ -10,6 +10,16 @@ import keras
 import numpy as np
 import pytest
 
+if keras.backend.backend() == "torch":
+    import torch
+
+    # The tests read tensors as arrays; PyTorch wants those that carry a
+    # gradient detached first. The package itself must do so.
+    to_array = torch.Tensor.__array__
+    torch.Tensor.__array__ = lambda self, *args, **kwargs: to_array(
+        self.detach(), *args, **kwargs
+    )
+
 FIGURES = Path(__file__).parent / "figures"
 
 

@@ -30,10 +30,10 @@ TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 	reference.py family.py training_step.py sam_step.py weights_files.py \
-	backend_torch.py)
+	family_whole_way.py export_files.py backend_torch.py)
 # What runs on the OpenVINO backend.
 OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
-	reference.py family.py)
+	reference.py family.py family_whole_way.py)
 
 # One process of tests per core, and no more: each has threads of its own.
 PARALLEL := -n auto --dist worksteal

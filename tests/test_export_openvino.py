@@ -1,6 +1,5 @@
 """Tests of `to_openvino`, each file run by OpenVINO's own runtime."""
 
-import dataclasses
 import json
 import os
 import resource
@@ -9,50 +8,26 @@ import signal
 import keras
 import numpy as np
 import pytest
+from test_family_whole_way import each_form, small
 from test_fold import network, randomized
 
 import keras_nfnet
-from keras_nfnet import NFNet
+from keras_nfnet import NFNet, NFNetConfig
 from keras_nfnet.cli import main
 from keras_nfnet.export import lowering, openvino_file, to_openvino
 from keras_nfnet.export.folded_layers import PlainActivation
 from keras_nfnet.export.staging import staged, weights_of
 from keras_nfnet.export.verify import verify
-from keras_nfnet.variants import VARIANTS
 
 openvino = pytest.importorskip(
     "openvino", reason="needs openvino: make test-openvino"
 )
-# One network of each family, small.
-FAMILY = {
-    "F0": {},
-    "RegNet-B0": {},
-    "ResNet-50": {"attention": "se"},
-    "eca_nfnet_l0": {},
-    "nf_regnet_b1": {},
-    "nf_resnet50": {"output_stride": 8},
-}
-
-
-def small(name, **options):
-    """The first and last stage of a published network."""
-    config = dict(FAMILY[name])
-    row = VARIANTS[name]
-    if isinstance(row.group_width, tuple):
-        config["group_width"] = row.group_width[:2]
-    stride = config.pop("output_stride", None)
-    if stride:
-        options["output_stride"] = stride
-    widths = [width // 8 * 4 for width in row.widths[:2]]
-    config = dataclasses.replace(row, widths=widths, depths=(1, 2), **config)
-    return randomized(NFNet(config, weights=None, classes=10, **options))
 
 
 def pixels(batch, height=32, width=32):
     generator = np.random.default_rng(batch)
-    return generator.uniform(0, 255, (batch, height, width, 3)).astype(
-        "float32"
-    )
+    shape = (batch, height, width, 3)
+    return generator.uniform(0, 255, shape).astype("float32")
 
 
 def outputs(model, batch):
@@ -65,11 +40,11 @@ def model():
     return network(input_shape=(32, 32, 3), classifier_activation=None)
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@each_form
 def test_a_network_of_each_family_gives_its_outputs_at_any_resolution(
-    name, tmp_path
+    form, tmp_path
 ):
-    model = small(name)
+    model = small(form)
     path = tmp_path / "a.xml"
     report = to_openvino(model, path, size=64)
     assert report.largest_difference < 1e-5
@@ -126,6 +101,14 @@ def test_feature_maps_come_out_by_their_names(tmp_path):
     for name, value in expected.items():
         bound = 1e-5 * np.abs(value).max()
         np.testing.assert_allclose(got[name], value, atol=bound)
+
+
+def test_dilated_convolutions_give_their_outputs(tmp_path):
+    config = NFNetConfig((16, 16, 16), (1, 2, 2), group_width=8)
+    model = randomized(NFNet(config, weights=None, output_stride=8))
+    assert model.get_layer("stage3_block1").dilation_rate == 2
+    report = to_openvino(model, tmp_path / "a.xml", size=32)
+    assert report.largest_difference < 1e-5
 
 
 def test_pixels_of_one_channel_and_a_rescaling_of_the_users(tmp_path):

@@ -57,6 +57,12 @@ def activation_name(function):
     return _NAMES.get(function)
 
 
+def unknown_activation(function):
+    """The error of a target that has no such activation."""
+    name = getattr(function, "__name__", function)
+    return UnknownOperation(f"the activation {name!r}")
+
+
 def _lower(target, layer, *args, **kwargs):
     kind = type(layer)
     if isinstance(layer, keras.Model) and is_graph(layer):

@@ -3,7 +3,11 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from keras_nfnet.export.lowering import UnknownOperation, activation_name
+from keras_nfnet.export.lowering import (
+    UnknownOperation,
+    activation_name,
+    unknown_activation,
+)
 from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
 # Gelu came with opset 20.
@@ -102,7 +106,7 @@ class OnnxTarget:
             negative = self.node("Neg", [x])
             return self.node("Neg", [self.node("Softplus", [negative])])
         if name not in _ACTIVATIONS:
-            raise UnknownOperation(f"the activation {name!r}")
+            raise unknown_activation(function)
         kind, attributes = _ACTIVATIONS[name]
         return self.node(kind, [x], **attributes)
 

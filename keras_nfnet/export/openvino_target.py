@@ -4,7 +4,11 @@ import numpy as np
 import openvino
 from openvino import opset13 as operations
 
-from keras_nfnet.export.lowering import UnknownOperation, activation_name
+from keras_nfnet.export.lowering import (
+    UnknownOperation,
+    activation_name,
+    unknown_activation,
+)
 from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
 # Keras's or the table's name → function of a value.
@@ -101,7 +105,7 @@ class OpenVINOTarget:
     def activation(self, x, function):
         name = activation_name(function)
         if name not in _ACTIVATIONS:
-            raise UnknownOperation(f"the activation {name or function!r}")
+            raise unknown_activation(function)
         return _ACTIVATIONS[name](x)
 
     def dense(self, x, kernel, bias):

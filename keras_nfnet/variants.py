@@ -375,21 +375,30 @@ class Architecture:
         return self.stochastic_depth_rate * index / total
 
 
+# The arguments of an architecture, around those of a recipe.
+_SHAPE = (
+    Architecture.__doc__.replace(
+        "What a normalizer-free network is, apart from how it is trained.",
+        "One Normalizer-Free Network as a row of data.\n\n    Beside the "
+        "architecture it holds what a recipe needs.",
+    )
+    .split("\n\n    Reference:")[0]
+    .split("\n        stochastic_depth_rate:")
+)
+_SHAPE = (_SHAPE[0], f"stochastic_depth_rate:{_SHAPE[1]}")
+
+
 @dataclass(frozen=True)
 class NFNetConfig(Architecture):
-    """One Normalizer-Free Network as a row of data.
-
-    Only `widths` and `depths` are required; the rest defaults to what all
-    NFNets share. Beside the architecture it holds what a recipe needs.
-
-    Args:
-        widths: Output channels of each stage.
-        depths: Blocks of each stage, as many numbers as `widths` has.
-        group_width: As for `Architecture`, as all that is not below.
-        bottleneck_ratio: Bottleneck channels over output channels, above 0.
+    __doc__ = (
+        _SHAPE[0]
+        + """
         drop_rate: Dropout before the classifier, in [0, 1).
         train_size: Side of the training images in pixels, or `None`.
         test_size: Side of the evaluation images in pixels, or `None`.
+        """
+        + _SHAPE[1]
+        + """
         rand_augment: RandAugment `(layers, magnitude)` of the training
             recipe, or `None`.
         crop_fraction: The centre that evaluation crops, over the image with
@@ -405,8 +414,9 @@ class NFNetConfig(Architecture):
     >>> config.strides, config.alpha
     ((1, 2), 0.2)
 
-    Reference: arXiv:2102.06171, table 1.
+    Reference: arXiv:2102.06171, table 1; arXiv:2101.08692, section 5.
     """
+    )
 
     drop_rate: float = 0.0
     train_size: int | None = None

@@ -52,7 +52,7 @@ def to_onnx(
             height, width, 3)` of 0–255, or a folder.
         labels: As for `to_saved_model`.
         size: Side in pixels or `(height, width)`, as for `to_tflite`.
-        margin: As for `to_tflite`.
+        margin: Pixels or a crop fraction, as for `to_saved_model`.
         overwrite: Whether a file that is there is replaced.
         progress: As for `to_tflite`.
         input_range: `"imagenet"` for a model on images normalized by

@@ -60,8 +60,8 @@ def to_tflite(
         labels: As for `to_saved_model`.
         size: Side in pixels that is described, calibrated and compared at,
             or `(height, width)`. Default: the model's or its variant's.
-        margin: As for `to_saved_model`: of the pictures of a calibration
-            folder, and in the description.
+        margin: Pixels or a crop fraction, as for `to_saved_model`: of the
+            pictures of a calibration folder, and in the description.
         overwrite: Whether a file that is there is replaced.
         progress: Function that is told each step as it begins, such as
             `print`.

@@ -76,7 +76,7 @@ class ScaledWSConv2D(keras.layers.Layer):
         kernel_initializer: Defaults to a normal of variance 1 / fan-in.
         bias_initializer: Defaults to zeros.
         gain_initializer: Defaults to ones.
-        eps: As for `standardize`.
+        eps: Constant of the standardization, above 0, as for `standardize`.
         data_format: `"channels_last"`, the only one supported.
         eps_mode: As for `standardize`.
         scale: Constant factor of the standardized kernel, such as the gain

@@ -73,7 +73,8 @@ def _nf_resnet(name, variant):
 
 
 def _timm(name, variant):
-    return _constructor(name, variant, f"timm 1.0.31, `{variant}`.")
+    reference = f"arXiv:2101.08692; timm 1.0.31, `{variant}`."
+    return _constructor(name, variant, reference)
 
 
 NFNetF0 = _nfnet("NFNetF0", "F0")

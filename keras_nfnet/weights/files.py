@@ -9,10 +9,10 @@ import stat
 
 import numpy as np
 
+from keras_nfnet.weights import layouts
 from keras_nfnet.weights.bounds import check_size, one_line
 from keras_nfnet.weights.check import Entry, WeightsFileError
 from keras_nfnet.weights.layout import Layout, layout_of
-from keras_nfnet.weights.layouts import HAIKU, KERAS_H5, SAFETENSORS
 
 # Where the package keeps its checksums: in the metadata of a safetensors
 # file, and as an attribute of each dataset of an HDF5 file.
@@ -159,7 +159,7 @@ def _open(path, head, stack):
 
         file = stack.enter_context(open(path, "rb"))
         entries = read_haiku_pickle(file)
-        return Contents(layout_of(entries, HAIKU), entries)
+        return Contents(layout_of(entries, layouts.HAIKU), entries)
     raise ValueError(f"it is not {_KINDS}")
 
 
@@ -201,7 +201,7 @@ def _open_safetensors(path, stack):
         raise ValueError(
             f"it is not a complete .safetensors file ({error})"
         ) from error
-    return Contents(layout_of(entries, SAFETENSORS), entries)
+    return Contents(layout_of(entries, layouts.SAFETENSORS), entries)
 
 
 def _check_header(path):
@@ -256,7 +256,7 @@ def _open_h5(path, stack):
         raise
     except Exception as error:  # h5py has no error of its own.
         raise ValueError(f"it is a damaged HDF5 file ({error})") from error
-    return Contents(KERAS_H5, entries)
+    return Contents(layouts.KERAS_H5, entries)
 
 
 def _h5_reader(dataset, path):

@@ -177,7 +177,6 @@ def test_bad_places_get_one_clear_error_and_keep_what_was_there(
     there, beside = tmp_path / "a.xml", tmp_path / "a.bin"
     beside.write_bytes(b"mine")
     for place, message in {
-        tmp_path / "missing" / "a.xml": "folder that exists",
         there: "must be new.*overwrite.*a.bin.*exists",
         tmp_path: "must be a file",
         tmp_path / "a": "must end in .xml",

@@ -155,12 +155,11 @@ def _move(moves, replaced):
     # A directory cannot be renamed over one that holds files. And of several
     # files the last one says that they are there: it goes first, and comes
     # last.
-    os.mkdir(replaced)
     undo = []
     try:
-        for _, target in reversed(moves):
+        for index, (_, target) in reversed(list(enumerate(moves))):
             if os.path.lexists(target):
-                old = os.path.join(replaced, os.path.basename(target))
+                old = f"{replaced}{index}"
                 os.rename(target, old)
                 undo.append((old, target))
         for new, target in moves:

@@ -1,6 +1,9 @@
 # make demo   the whole way on real pictures: train, evaluate, export, predict
 # make test   lint and tests
 # make test-versions   oldest and newest TensorFlow and Keras; FULL=1: all tests
+# make test-torch      the PyTorch backend, in .venv-torch; TORCH=torch takes
+#                      another wheel than the one for CPUs
+# make test-openvino   exports to OpenVINO and its backend, in .venv-openvino
 # make constraints     constraints.txt from what .venv holds; opt in by
 #                      make clean; make test CONSTRAINTS=constraints.txt
 # make release-check   sdist and wheel, tried where the source cannot be seen
@@ -23,10 +26,21 @@ VERSION_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 oldest := "tensorflow==2.19.*" "keras==3.12.*" "tensorflow-metadata<1.18"
 newest := tensorflow keras
 
+# What runs on the PyTorch backend, and its wheel.
+TORCH ?= torch==2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
+	reference.py family.py training_step.py sam_step.py weights_files.py \
+	family_whole_way.py export_files.py backend_torch.py)
+# What runs on the OpenVINO backend.
+OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
+	reference.py family.py family_whole_way.py)
+
 # One process of tests per core, and no more: each has threads of its own.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo test test-versions test-oldest test-newest constraints \
+.PHONY: demo test test-versions test-oldest test-newest test-torch \
+	test-openvino constraints \
 	release-check lint format clean
 
 demo: .venv/.train
@@ -44,10 +58,27 @@ test-oldest test-newest: test-%: .venvs/%/.created
 	.venvs/$*/bin/python -m pip list | grep -E '^(tensorflow|keras|jax|numpy) '
 	.venvs/$*/bin/python -m pytest $(PARALLEL) $(if $(FULL),,$(VERSION_TESTS))
 
-.venvs/%/.created:
+test-torch: .venv-torch/.created
+	.venv-torch/bin/python -m pip install --quiet --editable ".[dev]" "$(TORCH)" \
+		--extra-index-url $(TORCH_INDEX)
+	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(PARALLEL) \
+		$(if $(FULL),,-m "not slow") $(TORCH_TESTS)
+
+test-openvino: .venv-openvino/.created
+	.venv-openvino/bin/python -m pip install --quiet --editable ".[dev,openvino]"
+	.venv-openvino/bin/python -m pytest $(PARALLEL) tests/test_export_openvino.py
+	KERAS_BACKEND=openvino .venv-openvino/bin/python -m pytest $(PARALLEL) \
+		$(if $(FULL),,-m "not slow") $(OPENVINO_TESTS)
+
+define created
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
 	touch $@
+endef
+.venvs/%/.created:
+	$(created)
+.venv-%/.created:
+	$(created)
 
 constraints: .venv/.dev
 	$(BIN)/python tools/constraints.py > $@.new
@@ -80,4 +111,4 @@ format: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv .venvs demo build dist *.egg-info
+	rm -rf .venv .venvs .venv-torch .venv-openvino demo build dist *.egg-info

@@ -10,16 +10,30 @@ import keras
 import numpy as np
 import pytest
 
+if keras.backend.backend() == "torch":
+    import torch
+
+    # The tests read tensors as arrays; PyTorch wants those that carry a
+    # gradient detached first. The package itself must do so.
+    to_array = torch.Tensor.__array__
+    torch.Tensor.__array__ = lambda self, *args, **kwargs: to_array(
+        self.detach(), *args, **kwargs
+    )
+
 FIGURES = Path(__file__).parent / "figures"
 
 
 def pytest_collection_modifyitems(items):
-    if keras.backend.backend() == "tensorflow":
-        return
-    skip = pytest.mark.skip(reason="needs the TensorFlow backend")
+    backend = keras.backend.backend()
+    missing = {}
+    if backend != "tensorflow":
+        missing["tensorflow"] = "needs the TensorFlow backend"
+    if backend == "openvino":
+        missing["training"] = "the OpenVINO backend does not train"
     for item in items:
-        if "tensorflow" in item.keywords:
-            item.add_marker(skip)
+        for marker, reason in missing.items():
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,8 @@ OWN = {
     "keras_nfnet.weights.load",
     "keras_nfnet.weights.save",
 }
+# What the examples need beyond the packages of `dev`.
+NEEDS = {"keras_nfnet.export.to_openvino": "openvino"}
 # What the description of an argument must say, by the argument's name.
 MUST_SAY = {
     "its shape": (
@@ -201,6 +203,8 @@ def digits(tmp_path_factory):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", [n for n in PUBLIC if n not in NOT_RUN])
 def test_example_runs(name, digits, tmp_path, monkeypatch):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(digits)
     # The example of `variant_table` shows F0's row; all take 10 s.

@@ -159,3 +159,13 @@ def test_a_file_exports_without_the_code_that_trained_it(tmp_path):
     out = str(tmp_path / "a.onnx")
     assert main(["export", file, "--format", "onnx", "--out", out]) == 0
     assert onnx_file.runner(out)(pixels()).shape == (1, 3)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is not None, reason="it is installed"
+)
+def test_a_format_that_is_not_installed_is_one_line(saved, capsys):
+    assert main(["export", saved, "--format", "openvino"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "keras-nfnet[openvino]" in error and "\n" not in error
+    assert os.listdir() == [saved]

@@ -119,6 +119,21 @@ def test_other_layers_are_converted_by_tf2onnx(tmp_path):
     )
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="tf2onnx converts there"
+)
+def test_other_layers_are_refused_by_name_without_tensorflow(tmp_path):
+    body = network(include_top=False, input_shape=(32, 32, 3), pooling="avg")
+    strange = keras.layers.LayerNormalization(name="strange")
+    for model, message in (
+        (keras.Sequential([body, strange]), "layer 'strange'"),
+        (network({"activation": "mish"}), "activation 'mish'"),
+    ):
+        with pytest.raises(ValueError, match=f"`model` must.*{message}"):
+            to_onnx(model, tmp_path / "a", size=32)
+    assert not os.listdir(tmp_path)
+
+
 def test_tflite_and_onnx_describe_themselves(tmp_path):
     model = network(classes=3, input_shape=(24, 32, 3))
     names = ["cat", "dög", "two words"]

@@ -233,6 +233,7 @@ def test_bad_configurations_are_named(arguments, message):
         NFNetConfig((8, 8), (1, 1), group_width=(4,))
 
 
+@pytest.mark.training
 def test_keras_file_keeps_everything(tiny, tmp_path):
     model = tiny(drop_rate=0.2, stochastic_depth_rate=0.1)
     model.compile(keras_nfnet.SGDAGC(0.1), "categorical_crossentropy")

@@ -135,6 +135,7 @@ def test_network_and_signal_of_the_authors(index, figures):
     assert max(errors.values()) <= 1e-5, errors
 
 
+@pytest.mark.training
 def test_training_trajectory_of_the_authors(figures, tiny_config):
     figure = figures("training_trajectory.json")["trajectory"]
     errors = trajectory_errors(figure, tiny_config)

@@ -106,6 +106,7 @@ def test_keras_reads_what_save_wrote_and_the_reverse(
     assert_same(to_haiku_tree(other), to_haiku_tree(target))
 
 
+@pytest.mark.training
 def test_weights_of_a_trained_model_load(tmp_path):
     model = build(input_shape=(32, 32, 3))
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -400,5 +401,5 @@ def test_bad_destinations_are_refused(model, files, tmp_path):
         convert(source, tmp_path / "link.safetensors")
     with pytest.raises(ValueError, match="`layout`"):
         save(model, tmp_path / "w.safetensors", layout="haiku")
-    with pytest.raises(ValueError, match='`layout="timm"`'):
+    with pytest.raises(ValueError, match="`layout`.*layout='timm'"):
         convert(source, tmp_path / "w.npz", layout="timm")

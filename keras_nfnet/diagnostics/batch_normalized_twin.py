@@ -191,7 +191,7 @@ class _Twin:
     def __call__(self, layer, x):
         if isinstance(layer, NFBlock):
             layer.compose_shortcut(x.shape[-1])
-            return layer.forward(self, x)
+            return layer.walk(self, x)
         if isinstance(layer, ScaledWSConv2D):
             x = self._normalized(layer, x)
             if layer.name == self._last_of_stem:

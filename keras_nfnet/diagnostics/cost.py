@@ -84,7 +84,7 @@ class _Counter:
 
     def __call__(self, operation, *args, **kwargs):
         if isinstance(operation, NFBlock):
-            return operation.forward(self, first_argument(args, kwargs))
+            return operation.walk(self, first_argument(args, kwargs))
         if isinstance(operation, keras.Model) and is_graph(operation):
             inputs = first_argument(args, kwargs)
             return self.run(functional_graph(operation), inputs)

@@ -175,7 +175,7 @@ class _Walk:
             if isinstance(value, _Signal)
         ]
         if isinstance(operation, NFBlock):
-            return operation.forward(self, *signals)
+            return operation.walk(self, *signals)
         if isinstance(operation, keras.Model) and is_graph(operation):
             return self.run(functional_graph(operation), signals)
         tensors, options = tree.map_structure(

@@ -123,7 +123,7 @@ def signal_propagation(model, x=None):
     expected = [1.0]
     variance = 1.0
     for block in blocks:
-        signal = block.forward(apply, signal)
+        signal = block.walk(apply, signal)
         _append(signal, squared_means, variances)
         if block.conv_shortcut is not None:
             variance = 1.0

@@ -6,13 +6,14 @@ FORMATS = {
     "saved_model": ("float32",),
     "tflite": ("float32", "float16", "dynamic_int8", "int8"),
     "onnx": ("float32", "float16", "int8"),
+    "openvino": ("float32", "float16", "int8"),
 }
-_ENDINGS = {"tflite": ".tflite", "onnx": ".onnx"}
+_ENDINGS = {"tflite": ".tflite", "onnx": ".onnx", "openvino": ".xml"}
 
 
 def add_parser(subparsers):
     """Adds the command `export` to the command line's parsers."""
-    text = "write a SavedModel, a TFLite or an ONNX file of a model"
+    text = "write a SavedModel, a TFLite, ONNX or OpenVINO file of a model"
     parser = subparsers.add_parser(
         "export", help=text, description=text[0].upper() + text[1:] + "."
     )
@@ -153,7 +154,11 @@ def export(options):
     if options.format == "saved_model":
         os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
         return exports.to_saved_model(model, out, **arguments)
-    write = {"tflite": exports.to_tflite, "onnx": exports.to_onnx}
+    write = {
+        "tflite": exports.to_tflite,
+        "onnx": exports.to_onnx,
+        "openvino": exports.to_openvino,
+    }
     return write[options.format](
         model, out, options.precision, options.calibration, **arguments
     )

@@ -377,7 +377,7 @@ class _Folder:
         def apply(part, *args):
             return folder.lower(part, next(uses) <= 1, *args)
 
-        output = folder.plain(layer.forward(apply, _Scaled(inputs)))
+        output = folder.plain(layer.walk(apply, _Scaled(inputs)))
         name = self.options(layer.name, None)["name"]
         return _Scaled(keras.Model(inputs, output, name=name)(tensor))
 
@@ -517,5 +517,5 @@ def _uses(block):
         uses.append(0)
         return len(uses) - 1
 
-    block.forward(apply, -1)
+    block.walk(apply, -1)
     return uses

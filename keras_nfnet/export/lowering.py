@@ -41,16 +41,23 @@ _NAMES.update(
 _NAMES.update({function: name for name, (function, _) in ACTIVATIONS.items()})
 
 
+class UnknownOperation(Exception):
+    """The network has a layer or activation that is none of an NFNet's."""
+
+
 def lower(folded, target, images):
     """Writes a folded model into a target.
 
     Args:
-        folded: What `keras_nfnet.fold` returned, with one output.
+        folded: What `keras_nfnet.fold` returned.
         target: See above.
         images: The target's value of the normalized images.
 
     Returns:
-        The target's value of the model's output.
+        The target's values of the model's outputs, in their structure.
+
+    Raises:
+        UnknownOperation: If the target cannot write a layer or activation.
     """
     return functional_graph(folded)._run_through_graph(
         [images],
@@ -63,6 +70,12 @@ def lower(folded, target, images):
 def activation_name(function):
     """The name of an activation function if it is a known one, or `None`."""
     return _NAMES.get(function)
+
+
+def unknown_activation(function):
+    """The error of a target that has no such activation."""
+    name = getattr(function, "__name__", function)
+    return UnknownOperation(f"the activation {name!r}")
 
 
 def _lower(target, layer, *args, **kwargs):

@@ -3,7 +3,11 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from keras_nfnet.export.lowering import activation_name
+from keras_nfnet.export.lowering import (
+    UnknownOperation,
+    activation_name,
+    unknown_activation,
+)
 from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
 # Gelu came with opset 20. Older opsets have it in parts.
@@ -25,10 +29,6 @@ _ACTIVATIONS = {
     "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
     "exponential": ("Exp", {}),
 }
-
-
-class UnknownOperation(Exception):
-    """The network has a layer or activation that is none of an NFNet's."""
 
 
 class OnnxTarget:
@@ -129,7 +129,7 @@ class OnnxTarget:
         if name in ("gelu", "exact_gelu") and self.opset < OPSET:
             return self._gelu(x, exact=name == "exact_gelu")
         if name not in _ACTIVATIONS:
-            raise UnknownOperation(f"the activation {name or function!r}")
+            raise unknown_activation(function)
         kind, attributes = _ACTIVATIONS[name]
         return self.node(kind, [x], **attributes)
 

@@ -7,7 +7,7 @@ import tempfile
 
 
 @contextlib.contextmanager
-def staged(target, argument="path"):
+def staged(target, argument="path", beside=()):
     """Gives a path to write to, and moves it to `target` on success.
 
     The path lies in a hidden directory beside `target`, so that the move is
@@ -17,6 +17,9 @@ def staged(target, argument="path"):
     Args:
         target: Where the file or directory shall be.
         argument: Name of the caller's argument, for errors.
+        beside: Paths of files in the same folder that `target` cannot do
+            without. The body writes them, under their base names, beside
+            what is yielded.
 
     Yields:
         The path to write to, of the same base name; nothing is there yet.
@@ -30,7 +33,13 @@ def staged(target, argument="path"):
     try:
         new = os.path.join(folder, os.path.basename(target))
         yield new
-        _move(new, target, os.path.join(folder, "replaced"))
+        _move(
+            [
+                (os.path.join(folder, os.path.basename(path)), path)
+                for path in map(place, (*beside, target))
+            ],
+            os.path.join(folder, "replaced"),
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -115,10 +124,21 @@ def writing(argument, path):
         ) from error
 
 
+def weights_of(path):
+    """The file of weights that OpenVINO writes beside an `.xml` file."""
+    return os.path.splitext(path)[0] + ".bin"
+
+
 def size_of(path):
-    """Bytes of a file, or of all files under a directory."""
+    """Bytes of a file, or of all files under a directory.
+
+    Of an `.xml` file the weights beside it count.
+    """
     if os.path.isfile(path):
-        return os.path.getsize(path)
+        paths = [path]
+        if str(path).endswith(".xml"):
+            paths.append(weights_of(path))
+        return sum(map(os.path.getsize, paths))
     return sum(
         os.path.getsize(os.path.join(folder, file))
         for folder, _, files in os.walk(path)
@@ -126,14 +146,26 @@ def size_of(path):
     )
 
 
-def _move(new, target, replaced):
-    if os.path.isfile(new) or not os.path.lexists(target):
+def _move(moves, replaced):
+    """Renames all or none; `moves` are pairs of a new path and its target."""
+    (new, target), *others = moves
+    if not others and (os.path.isfile(new) or not os.path.lexists(target)):
         os.replace(new, target)
         return
-    # A directory cannot be renamed over one that holds files.
-    os.rename(target, replaced)
+    # A directory cannot be renamed over one that holds files. And of several
+    # files the last one says that they are there: it goes first, and comes
+    # last.
+    undo = []
     try:
-        os.rename(new, target)
+        for index, (_, target) in reversed(list(enumerate(moves))):
+            if os.path.lexists(target):
+                old = f"{replaced}{index}"
+                os.rename(target, old)
+                undo.append((old, target))
+        for new, target in moves:
+            os.rename(new, target)
+            undo.append((target, new))
     except BaseException:
-        os.rename(replaced, target)
+        for source, destination in reversed(undo):
+            os.rename(source, destination)
         raise

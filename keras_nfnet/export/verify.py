@@ -11,7 +11,8 @@ def verify(path, model, precision="float32", input_range=None):
     """Runs an export by its own runtime and holds it against a model.
 
     Args:
-        path: A SavedModel's directory, a `.tflite` or an `.onnx` file.
+        path: A SavedModel's directory, a `.tflite`, an `.onnx` or an `.xml`
+            file.
         model: The Keras model that it shall equal.
         precision: Of the export; sets the bound.
         input_range: As for `to_onnx`.
@@ -35,6 +36,8 @@ def verify(path, model, precision="float32", input_range=None):
             outputs = answering(model)
         elif str(path).endswith(".tflite"):
             from keras_nfnet.export.tflite import runner
+        elif str(path).endswith(".xml"):
+            from keras_nfnet.export.openvino_file import runner
         else:
             from keras_nfnet.export.onnx_file import runner
         run = runner(path)
@@ -43,8 +46,8 @@ def verify(path, model, precision="float32", input_range=None):
     # Each runtime has errors of its own for a broken file.
     except Exception as error:
         raise ValueError(
-            "`path` must be a SavedModel, a .tflite or an .onnx file that "
-            f"its runtime loads. Received: path={str(path)!r} ({error})"
+            "`path` must be a SavedModel, a .tflite, an .onnx or an .xml file "
+            f"that its runtime loads. Received: path={str(path)!r} ({error})"
         ) from error
     size = input_size(model) or (comparison.DEFAULT_SIZE,) * 2
     return comparison.checked(

@@ -18,7 +18,7 @@ def body(apply, x, architecture, output_stride=32):
     """Applies all layers of a network up to its last activation.
 
     Args:
-        apply: Function of a layer and its input, as for `NFBlock.forward`.
+        apply: Function of a layer and its input, as for `NFBlock.walk`.
         x: What stands for the image.
         architecture: An `Architecture`.
         output_stride: As for `NFNet`.

@@ -17,7 +17,7 @@ from keras_nfnet.variants import CHOICES, bottleneck_groups
 
 
 def call_layer(layer, *args):
-    """The function for `forward` that calls each layer."""
+    """The function for `walk` that calls each layer."""
     return layer(*args)
 
 
@@ -331,10 +331,10 @@ class NFBlock(keras.layers.Layer):
                 return shape[0]
             return layer.compute_output_shape(shape)
 
-        self.forward(build_layer, tuple(input_shape))
+        self.walk(build_layer, tuple(input_shape))
         self.built = True
 
-    def forward(self, apply, x):
+    def walk(self, apply, x):
         """The one description of the block, in layers.
 
         Args:
@@ -372,7 +372,7 @@ class NFBlock(keras.layers.Layer):
 
     def call(self, inputs, training=False):
         # The parts take `training` from the call that they are in.
-        return self.forward(call_layer, inputs)
+        return self.walk(call_layer, inputs)
 
     def compute_output_shape(self, input_shape):
         return self.conv1.compute_output_shape(input_shape)[:-1] + (

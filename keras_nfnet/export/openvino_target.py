@@ -1,0 +1,198 @@
+"""A folded network in OpenVINO's operations, channels first inside."""
+
+import numpy as np
+import openvino
+from openvino import opset13 as operations
+
+from keras_nfnet.export.lowering import (
+    UnknownOperation,
+    activation_name,
+    unknown_activation,
+)
+from keras_nfnet.layers.grouped_convolution import symmetric_padding
+
+# Keras's or the table's name → function of a value.
+_ACTIVATIONS = {
+    "linear": lambda x: x,
+    "identity": lambda x: x,
+    "gelu": lambda x: operations.gelu(x, "tanh"),
+    "exact_gelu": lambda x: operations.gelu(x, "erf"),
+    "relu": operations.relu,
+    "relu6": lambda x: operations.clamp(x, 0.0, 6.0),
+    "silu": operations.swish,
+    "elu": lambda x: operations.elu(x, 1.0),
+    "celu": lambda x: operations.elu(x, 1.0),  # Of alpha 1 they are equal.
+    "leaky_relu": lambda x: operations.prelu(x, np.float32([0.01])),
+    # The constants of Klambauer et al., arXiv:1706.02515.
+    "selu": lambda x: operations.selu(
+        x,
+        np.float32([1.6732632423543772]),
+        np.float32([1.0507009873554805]),
+    ),
+    "sigmoid": operations.sigmoid,
+    "softplus": operations.softplus,
+    "soft_sign": operations.softsign,
+    "tanh": operations.tanh,
+    # The channels: second in an image, last in a vector of two axes.
+    "softmax": lambda x: operations.softmax(x, 1),
+    "log_sigmoid": lambda x: operations.negative(
+        operations.softplus(operations.negative(x))
+    ),
+}
+
+
+class OpenVINOTarget:
+    """Values are the outputs of OpenVINO's nodes.
+
+    Args:
+        shape: `(height, width, channels)` of the images, `None` for any
+            side.
+    """
+
+    def __init__(self, shape):
+        sides = [-1 if side is None else side for side in shape]
+        self.input = operations.parameter([-1, *sides], np.float32, "images")
+        self.input.output(0).get_tensor().set_names({"images"})
+        self.input.set_layout(openvino.Layout("NHWC"))
+
+    def images(self, contract):
+        """The input: pixels, normalized as the model's `Contract` says."""
+        if "int" in contract.dtype:
+            raise UnknownOperation(f"the input type {contract.dtype}")
+        x = self.input.output(0)
+        if contract.statistics:
+            mean, deviation = map(_constant, contract.statistics)
+            x = operations.divide(operations.subtract(x, mean), deviation)
+        return _transposed(x, (0, 3, 1, 2))
+
+    def convolution(
+        self,
+        x,
+        kernel,
+        bias,
+        strides,
+        padding,
+        groups,
+        dilation_rate,
+        sides=None,
+    ):
+        before, auto_pad = _pads(
+            kernel.shape[:2], strides, padding, dilation_rate
+        )
+        kernel = kernel.transpose(3, 2, 0, 1)
+        convolve = operations.convolution
+        if groups > 1:
+            convolve = operations.group_convolution
+            filters, *rest = kernel.shape
+            kernel = kernel.reshape(groups, filters // groups, *rest)
+        x = convolve(
+            x,
+            _constant(kernel),
+            list(strides),
+            before,
+            before,
+            list(dilation_rate),
+            auto_pad,
+        )
+        return operations.add(x, _constant(bias[None, :, None, None]))
+
+    def along_channels(self, x, kernel):
+        """A 1D convolution over the channels of one pixel."""
+        x = _transposed(x, (0, 2, 1, 3))
+        half = [len(kernel) // 2, 0]
+        x = operations.convolution(
+            x,
+            _constant(kernel[None, None, :, None]),
+            [1, 1],
+            half,
+            half,
+            [1, 1],
+        )
+        return _transposed(x, (0, 2, 1, 3))
+
+    def activation(self, x, function, rank=4):
+        name = activation_name(function)
+        if name not in _ACTIVATIONS:
+            raise unknown_activation(function)
+        return _ACTIVATIONS[name](x)
+
+    def dense(self, x, kernel, bias):
+        if _rank(x) != 2:
+            raise UnknownOperation("a dense layer on feature maps")
+        x = operations.matmul(x, _constant(kernel.T), False, True)
+        return x if bias is None else operations.add(x, _constant(bias))
+
+    def mean(self, x, keepdims):
+        return operations.reduce_mean(x, np.int64([2, 3]), keepdims)
+
+    def average_pool(self, x, pool_size, strides, padding, sides=None):
+        before, auto_pad = _pads(pool_size, strides, padding)
+        return operations.avg_pool(
+            x,
+            list(strides),
+            before,
+            before,
+            list(pool_size),
+            exclude_pad=True,
+            auto_pad=auto_pad,
+        )
+
+    def max_pool(self, x, pool_size, strides, padding, sides=None):
+        before, auto_pad = _pads(pool_size, strides, padding)
+        pool = operations.max_pool(
+            x,
+            list(strides),
+            [1, 1],
+            before,
+            before,
+            list(pool_size),
+            auto_pad=auto_pad,
+        )
+        return pool.output(0)  # The second are the indices.
+
+    def add(self, x, y):
+        return operations.add(x, y)
+
+    def multiply(self, x, y):
+        return operations.multiply(x, y)
+
+    def scale(self, x, factor):
+        return operations.multiply(x, np.float32(factor))
+
+    def other(self, layer, *args, **kwargs):
+        raise UnknownOperation(f"the layer {layer.name!r}")
+
+    def model(self, outputs):
+        """The OpenVINO model of the values `{name: value}`."""
+        results = []
+        for name, value in outputs.items():
+            if _rank(value) == 4:
+                value = _transposed(value, (0, 2, 3, 1))
+            result = operations.result(value)
+            result.output(0).get_tensor().set_names({name})
+            results.append(result)
+        return openvino.Model(results, [self.input], "nfnet")
+
+
+def _constant(value):
+    return operations.constant(np.ascontiguousarray(value, np.float32))
+
+
+def _transposed(x, axes):
+    return operations.transpose(x, np.int64(axes))
+
+
+def _rank(x):
+    output = x if isinstance(x, openvino.Output) else x.output(0)
+    return len(output.get_partial_shape())
+
+
+def _pads(sides, strides, padding, dilation_rate=(1, 1)):
+    """Pixels before and behind each side, and OpenVINO's name for the rule."""
+    if padding == "valid":
+        return [0, 0], "valid"
+    odd = all(side % 2 for side in sides)
+    if padding == "same" and not (odd and tuple(strides) == (1, 1)):
+        # SAME of any resolution; the end is padded first, as in TensorFlow.
+        return [0, 0], "same_upper"
+    return list(map(symmetric_padding, sides, dilation_rate)), "explicit"

@@ -55,7 +55,6 @@ BASE_RATES = (0.1, 0.8)
 RESULTS = Path(__file__).parent / "results"
 # Batch normalization's scales and shifts decay as little as the NFNet's
 # gains and biases.
-NOT_DECAYED = ("bias", "gain", "skip_gain", "gamma", "beta")
 
 
 def settings(quick=False, epochs=None):
@@ -129,7 +128,6 @@ class Trainer:
             weight_decay=setting["weight_decay"],
             clipping=setting["clipping"] if network == "agc" else None,
             eps=setting["eps"],
-            exclude_from_decay=NOT_DECAYED,
         )
         self.optimizer.build(variables)
         shapes = [

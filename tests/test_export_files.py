@@ -181,7 +181,6 @@ def test_bad_places_get_one_clear_error_and_keep_what_was_there(
     there = tmp_path / "there"
     there.write_bytes(b"mine")
     for place, message in {
-        tmp_path / "missing" / "a": "folder that exists",
         there: "must be new.*overwrite.*exists",
         tmp_path: "must be a file",
         "/proc/a": "can be written",

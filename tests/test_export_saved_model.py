@@ -299,7 +299,6 @@ def test_bad_places_get_one_clear_error(tmp_path, model):
     full.mkdir()
     (full / "thesis.txt").touch()
     for place, message in {
-        tmp_path / "missing" / "a": "folder that exists",
         file: "which is a file",
         full: "holds other files",
         "/proc/a": "can be written",

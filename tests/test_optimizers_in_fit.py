@@ -218,8 +218,9 @@ def test_train_on_batch_returns_what_keras_does(sam_rho):
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     names = model.train_on_batch(X, Y, return_dict=True)
     assert set(names) == {
-        "loss", "accuracy", "mse", "learning_rate", "clipped"
-    }  # fmt: skip
+        *("loss", "accuracy", "mse", "learning_rate", "clipped"),
+        "skipped_steps",
+    }
     history = model.fit(X, Y, verbose=0).history
     assert set(history) == set(names)
     # One loss alone is a number, and not a list of one.

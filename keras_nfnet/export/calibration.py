@@ -63,6 +63,12 @@ def calibration_pixels(calibration, size, margin, contract):
             f"pictures. Received: an array of shape {pixels.shape} and dtype "
             f"{pixels.dtype}"
         )
+    # Bicubic interpolation can overshoot 0–255.
+    if not np.isfinite(pixels).all() or np.abs(pixels).max() < _LEAST:
+        raise ValueError(
+            "`calibration` must be pixels of 0–255, not normalized. "
+            f"Received: values from {pixels.min()} to {pixels.max()}"
+        )
     if any(
         mine not in (None, side)
         for mine, side in zip(contract.sides, pixels.shape[1:3], strict=True)
@@ -70,12 +76,6 @@ def calibration_pixels(calibration, size, margin, contract):
         raise ValueError(
             "`calibration` must have the height and width of the model, "
             f"{contract.sides}. Received: {pixels.shape[1:3]}"
-        )
-    # Bicubic interpolation can overshoot 0–255.
-    if not np.isfinite(pixels).all() or np.abs(pixels).max() < _LEAST:
-        raise ValueError(
-            "`calibration` must be pixels of 0–255, not normalized. "
-            f"Received: values from {pixels.min()} to {pixels.max()}"
         )
     return pixels.astype("float32")
 

@@ -59,7 +59,8 @@ def convolve(inputs, kernel, strides, padding, groups, dilation_rate=1):
     }
     if groups == 1:
         return ops.conv(inputs, kernel, **options)
-    if _native(inputs.shape[-1] // groups):
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if _native(inputs.shape[-1] // groups, dtype):
         return _native_convolution(inputs, kernel, options)
     # ops.conv accepts kernels whose group count follows from the shapes, so
     # each part must really have its own channels: split both.
@@ -115,10 +116,12 @@ def _native_convolution(inputs, kernel, options):
     )
 
 
-def _native(width):
+def _native(width, dtype):
     """Whether the device has a faster kernel for groups of this width."""
+    # TensorFlow has no such gradient in float16 on CPU.
+    is_narrow = width < WIDE and dtype in ("float32", "bfloat16")
     if _PORTABLE.get():
-        return width < WIDE
+        return is_narrow
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
@@ -127,7 +130,7 @@ def _native(width):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return width < WIDE or bool(
+        return is_narrow or bool(
             tf.config.list_logical_devices("GPU")
             or tf.config.list_logical_devices("TPU")
         )

@@ -20,6 +20,7 @@ CHECKSUMS = "keras_nfnet_checksums"
 CHECKSUM = "keras_nfnet_checksum"
 
 _LONGEST_NAME = 500
+_MOST_ENTRIES = 20_000  # F7+ has 2,000.
 _LONGEST_HEADER = 8 * 2**20  # F7's safetensors header has 0.7 MB.
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -159,8 +160,14 @@ def _open(path, head, stack):
 
         file = stack.enter_context(open(path, "rb"))
         entries = read_haiku_pickle(file)
-        return Contents(layout_of(entries, layouts.HAIKU), entries)
+        return _contents(entries, layouts.HAIKU)
     raise ValueError(f"it is not {_KINDS}")
+
+
+def _contents(entries, among):
+    if len(entries) > _MOST_ENTRIES:
+        raise ValueError("it has more entries than any network")
+    return Contents(layout_of(entries, among), entries)
 
 
 def _starts_a_pickle(head):
@@ -201,7 +208,7 @@ def _open_safetensors(path, stack):
         raise ValueError(
             f"it is not a complete .safetensors file ({error})"
         ) from error
-    return Contents(layout_of(entries, layouts.SAFETENSORS), entries)
+    return _contents(entries, layouts.SAFETENSORS)
 
 
 def _check_header(path):
@@ -209,7 +216,9 @@ def _check_header(path):
         length = int.from_bytes(file.read(8), "little")
         if length > _LONGEST_HEADER:
             raise ValueError("its header is longer than any network's")
-        json.loads(file.read(length), object_pairs_hook=_unique)
+        header = json.loads(file.read(length), object_pairs_hook=_unique)
+        if len(header) > _MOST_ENTRIES:
+            raise ValueError("its header names more than any network has")
 
 
 def _unique(pairs):

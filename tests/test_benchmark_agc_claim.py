@@ -165,7 +165,7 @@ def test_twin_has_batch_normalization_and_no_weight_standardization(trainers):
 
     def count(network, kind):
         layers = trainers[network].model._flatten_layers()
-        return sum(isinstance(layer, kind) for layer in layers)
+        return sum(type(layer) is kind for layer in layers)
 
     convolutions = count("agc", ScaledWSConv2D)
     assert count("bn", PlainConv2D) == convolutions > 0

@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install --quiet \
 JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 	reference.py training_step.py diagnostics.py weights_haiku.py \
 	data_preprocessing.py training_exact.py family.py fold.py \
-	family_whole_way.py own_family.py)
+	own_family.py)
 
 # What a release of TensorFlow or Keras breaks first, and what is installed
 # for each end of the range in setup.cfg.

@@ -6,6 +6,7 @@ widths), and arXiv:2101.08692 (NF-RegNet, NF-ResNet); timm 1.0.31,
 """
 
 import dataclasses
+import inspect
 import math
 from dataclasses import dataclass
 
@@ -375,48 +376,44 @@ class Architecture:
         return self.stochastic_depth_rate * index / total
 
 
-# The arguments of an architecture, around those of a recipe.
-_SHAPE = (
-    Architecture.__doc__.replace(
+# The arguments of an architecture, around those of a recipe. Python 3.13
+# takes the indentation off a docstring, and `-OO` the docstring.
+_FIRST, _, _REST = (
+    inspect.cleandoc(Architecture.__doc__ or "")
+    .replace(
         "What a normalizer-free network is, apart from how it is trained.",
-        "One Normalizer-Free Network as a row of data.\n\n    Beside the "
+        "One Normalizer-Free Network as a row of data.\n\nBeside the "
         "architecture it holds what a recipe needs.",
     )
-    .split("\n\n    Reference:")[0]
-    .split("\n        stochastic_depth_rate:")
+    .partition("\n\nReference:")[0]
+    .partition("\n    stochastic_depth_rate:")
 )
-_SHAPE = (_SHAPE[0], f"stochastic_depth_rate:{_SHAPE[1]}")
 
 
 @dataclass(frozen=True)
 class NFNetConfig(Architecture):
-    __doc__ = (
-        _SHAPE[0]
-        + """
-        drop_rate: Dropout before the classifier, in [0, 1).
-        train_size: Side of the training images in pixels, or `None`.
-        test_size: Side of the evaluation images in pixels, or `None`.
-        """
-        + _SHAPE[1]
-        + """
-        rand_augment: RandAugment `(layers, magnitude)` of the training
-            recipe, or `None`.
-        crop_fraction: The centre that evaluation crops, over the image with
-            its shorter side resized, in (0, 1]; `None` for DeepMind's
-            evaluation, a resize to 32 pixels more on each side.
+    __doc__ = f"""{_FIRST}
+    drop_rate: Dropout before the classifier, in [0, 1).
+    train_size: Side of the training images in pixels, or `None`.
+    test_size: Side of the evaluation images in pixels, or `None`.
+    stochastic_depth_rate:{_REST}
+    rand_augment: RandAugment `(layers, magnitude)` of the training recipe,
+        or `None`.
+    crop_fraction: The centre that evaluation crops, over the image with its
+        shorter side resized, in (0, 1]; `None` for DeepMind's evaluation, a
+        resize to 32 pixels more on each side.
 
-    Raises:
-        ValueError: If a value is out of its range; the message names it.
+Raises:
+    ValueError: If a value is out of its range; the message names it.
 
-    Example:
+Example:
 
-    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 2), group_width=16)
-    >>> config.strides, config.alpha
-    ((1, 2), 0.2)
+>>> config = keras_nfnet.NFNetConfig((32, 64), (1, 2), group_width=16)
+>>> config.strides, config.alpha
+((1, 2), 0.2)
 
-    Reference: arXiv:2102.06171, table 1; arXiv:2101.08692, section 5.
-    """
-    )
+Reference: arXiv:2102.06171, table 1; arXiv:2101.08692, section 5.
+"""
 
     drop_rate: float = 0.0
     train_size: int | None = None

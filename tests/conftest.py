@@ -24,6 +24,7 @@ FIGURES = Path(__file__).parent / "figures"
 
 
 def pytest_collection_modifyitems(items):
+    # What a backend cannot do at all; `make test` runs all on TensorFlow.
     backend = keras.backend.backend()
     missing = {}
     if backend != "tensorflow":

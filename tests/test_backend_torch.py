@@ -7,6 +7,7 @@ from test_fold import network
 
 import keras_nfnet
 
+# Run by `make test-torch`; PyTorch is no part of the other environments.
 if keras.backend.backend() != "torch":
     pytest.skip("needs the PyTorch backend", allow_module_level=True)
 

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+# `tf.data` is the same on every backend; what a backend adds to it is tested
+# in `test_data_preprocessing.py` and `test_training_exact.py`.
 if keras.backend.backend() != "tensorflow":
     pytest.skip(
         "input pipelines are tested on the TensorFlow backend",

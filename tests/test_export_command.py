@@ -162,7 +162,8 @@ def test_a_file_exports_without_the_code_that_trained_it(tmp_path):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is not None, reason="it is installed"
+    importlib.util.find_spec("openvino") is not None,
+    reason="tells what is said where OpenVINO is not installed; it is",
 )
 def test_a_format_that_is_not_installed_is_one_line(saved, capsys):
     assert main(["export", saved, "--format", "openvino"]) == 2

@@ -120,7 +120,8 @@ def test_other_layers_are_converted_by_tf2onnx(tmp_path):
 
 
 @pytest.mark.skipif(
-    keras.backend.backend() == "tensorflow", reason="tf2onnx converts there"
+    keras.backend.backend() == "tensorflow",
+    reason="on TensorFlow, tf2onnx converts what is refused elsewhere",
 )
 def test_other_layers_are_refused_by_name_without_tensorflow(tmp_path):
     body = network(include_top=False, input_shape=(32, 32, 3), pooling="avg")

@@ -188,15 +188,28 @@ class Doubled(keras.layers.Layer):
         return inputs * self.secret
 
 
-def test_layers_that_cannot_be_made_again_stay_the_layers_they_are():
+def test_layers_that_cannot_be_made_again_are_shared_and_named():
     body = backbone()
-    x = L.Lambda(lambda x: x + 1)(Doubled(2.0)(body.output))
-    model = keras.Model(body.input, x)
+    doubled = Doubled(2.0)
+    model = keras.Model(body.input, doubled(body.output))
+    with pytest.warns(UserWarning, match=f"{doubled.name!r} cannot be made"):
+        folded = fold(model)
     np.testing.assert_allclose(
-        np.asarray(fold(model)(images(32, 32, 0))),
+        np.asarray(folded(images(32, 32, 0))),
         np.asarray(model(images(32, 32, 0))),
         atol=1e-5,
     )
+
+
+@tensorflow
+def test_an_adapted_layer_under_mixed_precision_keeps_its_statistics(tmp_path):
+    adapted = normalization()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    inputs = keras.Input(SHAPE)
+    x = backbone()(adapted(inputs))
+    model = keras.Model(inputs, L.Dense(5, dtype="float32")(x))
+    # Compared with the model's copy in float32, statistics and all.
+    assert to_onnx(model, tmp_path / "a.onnx").largest_difference < 1e-4
 
 
 def test_quantized_and_low_rank_heads_keep_what_they_compute():

@@ -149,7 +149,8 @@ def test_other_layers_go_through_onnx(tmp_path):
 
 
 @pytest.mark.skipif(
-    keras.backend.backend() == "tensorflow", reason="tf2onnx converts there"
+    keras.backend.backend() == "tensorflow",
+    reason="on TensorFlow, tf2onnx converts what is refused elsewhere",
 )
 def test_other_layers_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="`model` must.*'strange'"):

@@ -44,6 +44,7 @@ def values(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("base", OPTIMIZERS, ids=lambda c: c.__name__)
 def test_every_keras_optimizer_trains_plain_and_with_agc(base):
+    # A fault of Keras: that Muon reads `path` of a variable of TensorFlow's.
     if base.__name__ == "Muon" and keras.__version__.startswith("3.12."):
         pytest.skip("Keras 3.12's own Muon fails on the TensorFlow backend")
     for optimizer in (

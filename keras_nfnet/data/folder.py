@@ -52,6 +52,7 @@ def similar_folders(name):
     path = Path(name).expanduser()
     try:
         names = [each.name for each in path.parent.iterdir() if each.is_dir()]
+    # Only a hint of an error that is being reported: without it, no hint.
     except OSError:
         return []
     close = difflib.get_close_matches(path.name, names, _EXAMPLES)

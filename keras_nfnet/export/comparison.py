@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_nfnet.data.preprocessing import evaluation_picture
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.folding import fold
+from keras_nfnet.export.folding import copy_state, fold
 from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.staging import size_of
 from keras_nfnet.models.output import activation_of
@@ -89,7 +89,8 @@ def in_float32(model):
     """A copy that computes in float32, of a model that uses a half type.
 
     A half type's own rounding would hide what an export does wrong. A model
-    with layers that cannot be made again is returned as it is.
+    with layers that cannot be made again is returned as it is, and compared
+    within the wider bound of its half type.
     """
     if not is_half(model):
         return model
@@ -104,8 +105,10 @@ def in_float32(model):
         copy = keras.models.clone_model(
             model, clone_function=float32, recursive=True
         )
-        copy.set_weights(model.get_weights())
-    except Exception:  # Of any type: it is the user's code.
+        copy_state(model, copy)
+    # Of any type: making a layer again runs the user's code. The comparison
+    # is then with the model itself, within the bound of its half type.
+    except Exception:
         return model
     return copy
 

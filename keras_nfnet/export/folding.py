@@ -8,6 +8,7 @@ a sum, it goes back into the convolution that it came from.
 """
 
 import inspect
+import warnings
 
 import keras
 import numpy as np
@@ -95,7 +96,8 @@ def fold(model, dtype=None):
 
     Returns:
         A `keras.Model` of the model's inputs, outputs and name, with
-        variables of its own. Not for training.
+        variables of its own. Not for training. A layer that cannot be made
+        again from its configuration is shared, with a warning that names it.
 
     Raises:
         ValueError: If `model` is neither functional nor sequential.
@@ -271,13 +273,20 @@ class _Folder:
             copy = type(operation).from_config(config)
             if operation.built:
                 copy.build_from_config(operation.get_build_config())
-                _copy_state(operation, copy)
+                copy_state(operation, copy)
         except Exception as error:  # Of any type: it is the user's code.
             if changes:
                 raise ValueError(
                     "`model` must have layers that their configuration makes "
                     f"again. Received: the layer {operation.name!r} ({error})"
                 ) from error
+            # Right, but not the folded model's own: said, not hidden.
+            warnings.warn(
+                f"The layer {operation.name!r} cannot be made again from its "
+                f"configuration ({type(error).__name__}: {error}); the folded "
+                "model shares it with the model.",
+                stacklevel=2,
+            )
             return operation
         return copy
 
@@ -493,7 +502,7 @@ def takes_training(operation):
     )
 
 
-def _copy_state(layer, copy):
+def copy_state(layer, copy):
     """Copies variables as Keras saves them: each part its own way."""
     theirs, ours = (
         list(part._flatten_layers(include_self=True, recursive=True))

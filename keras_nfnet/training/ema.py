@@ -106,6 +106,8 @@ def _untrained_copy(model):
         else:
             copy = _clone(model)
             copy.build_from_config(model.get_build_config())
+    # What Keras raises for a layer without `get_config`, or one whose
+    # configuration does not fit its constructor.
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
             "`model` holds a layer that cannot be copied from its "
@@ -136,6 +138,8 @@ def _clone(layer):
             return type(layer)(**{**layer.get_config(), **functions})
         try:
             return type(layer).from_config(layer.get_config())
+        # A configuration with a lambda in it, which is handed over below; any
+        # other error is the layer's.
         except (TypeError, ValueError):
             if not functions:
                 raise

@@ -130,6 +130,7 @@ def _layer_parameters(layer):
 
 
 def _part(block, path):
+    """A layer inside a block, or `None` where this form has none."""
     try:
         return operator.attrgetter(path)(block)
     except AttributeError:

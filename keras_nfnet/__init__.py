@@ -7,6 +7,7 @@ Reference: Brock et al. 2021, arXiv:2102.06171 and arXiv:2101.08692.
 """
 
 from keras_nfnet import export, layers, weights
+from keras_nfnet.architecture import NFNetConfig
 from keras_nfnet.data.labels import decode_predictions
 from keras_nfnet.data.preprocessing import preprocess_input
 from keras_nfnet.diagnostics import check_normalizer_free, signal_propagation
@@ -24,7 +25,7 @@ from keras_nfnet.optimizers import (
 from keras_nfnet.training.ema import ema_model
 from keras_nfnet.training.recipe import Recipe
 from keras_nfnet.training.run import train
-from keras_nfnet.variants import VARIANTS, NFNetConfig
+from keras_nfnet.variants import VARIANTS
 from keras_nfnet.version import __version__
 
 __all__ = [

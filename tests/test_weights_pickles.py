@@ -2,7 +2,6 @@
 
 import builtins
 import collections
-import os
 import pickle
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import types
 
 import numpy as np
 import pytest
+from hostile_files import calls
 from test_weights_haiku import assert_same, build, filled
 
 from keras_nfnet.weights import load, save, to_haiku_tree
@@ -181,40 +181,10 @@ def test_written_file_needs_numpy_alone(model, tree, tmp_path):
     assert done.stdout.split() == [str(len(tree)), "False", "False"]
 
 
-class Evil:
-    def __init__(self, *reduced):
-        self.reduced = reduced
-
-    def __reduce__(self):
-        return self.reduced
-
-
-def hostile(marker):
-    command = f"touch {marker}"
-    return {
-        "system": Evil(os.system, (command,)),
-        "eval": Evil(eval, (f"open({str(marker)!r}, 'w')",)),
-        "exec": Evil(exec, (f"open({str(marker)!r}, 'w')",)),
-        "open": Evil(open, (str(marker), "w")),
-        "import": Evil(__import__, ("antigravity",)),
-        "getattr": Evil(getattr, (Evil(__import__, ("os",)), "system")),
-        "popen": Evil(subprocess.Popen, (["touch", str(marker)],)),
-        "state": Evil(collections.OrderedDict, (), Evil(eval, ("1",))),
-        "ndarray": Evil(np.ndarray, ((10**6, 10**6),)),
-        "dtype state": Evil(np.dtype, ("f4",), (3, ">", None, ("a",), {})),
-        "setattr": Evil(
-            setattr, (Evil(__import__, ("numpy",)), "float32", None)
-        ),
-        "load": Evil(np.load, (str(marker),)),
-        "memmap": Evil(np.memmap, (str(marker), "f4", "w+", 0, (3,))),
-        "bytes": pickle.dumps({"m": {"w": 1}}),
-    }
-
-
-@pytest.mark.parametrize("name", sorted(hostile("x")))
+@pytest.mark.parametrize("name", sorted(calls("x")))
 def test_hostile_pickle_is_refused_and_runs_nothing(model, tmp_path, name):
     marker = tmp_path / "ran"
-    evil = hostile(marker)[name]
+    evil = calls(marker)[name]
     before = to_haiku_tree(model)
     path = tmp_path / "F0_haiku.npz"
     for content in (

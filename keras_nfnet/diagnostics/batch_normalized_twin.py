@@ -18,6 +18,7 @@ its skip gain.
 import keras
 from keras import ops
 
+from keras_nfnet.architecture import NFNetConfig
 from keras_nfnet.layers import (
     EfficientChannelAttention,
     ScaledActivation,
@@ -34,7 +35,6 @@ from keras_nfnet.models.body import body
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments
 from keras_nfnet.models.nf_block import NFBlock
-from keras_nfnet.variants import NFNetConfig
 
 # As ResNets have it; Keras's default is 1e-3.
 _EPSILON = 1e-5

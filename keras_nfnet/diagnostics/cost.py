@@ -5,13 +5,16 @@ import math
 import keras
 
 from keras_nfnet.export.folded_layers import PlainConvolution
-from keras_nfnet.export.folding import first_argument
 from keras_nfnet.layers import (
     EfficientChannelAttention,
     ScaledWSConv2D,
     SqueezeExcite,
 )
-from keras_nfnet.models.graphs import functional_graph, is_graph
+from keras_nfnet.models.graphs import (
+    first_argument,
+    functional_graph,
+    is_graph,
+)
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.models.without_values import without_values

@@ -9,7 +9,8 @@ from keras import ops
 
 from keras_nfnet.data.preprocessing import evaluation_picture
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.folding import copy_state, fold
+from keras_nfnet.export.copies import copy_state
+from keras_nfnet.export.folding import fold
 from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.staging import size_of
 from keras_nfnet.models.output import activation_of

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_nfnet.data.preprocessing import channel_statistics, to_channels
-from keras_nfnet.export.folding import ONLY_TRAINING
+from keras_nfnet.export.copies import ONLY_TRAINING
 from keras_nfnet.layers import ScaledWSConv2D
 from keras_nfnet.models.graphs import functional_graph, is_graph
 

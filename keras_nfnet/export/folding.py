@@ -7,17 +7,22 @@ and its like hold a factor back; there it goes to what follows, since
 a sum, it goes back into the convolution that it came from.
 """
 
-import inspect
 import warnings
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_nfnet.export.copies import ONLY_TRAINING, copy_state
 from keras_nfnet.export.folded_layers import (
     PlainActivation,
     PlainConvolution,
     numpy_value,
+)
+from keras_nfnet.export.folded_standardized import fold_standardized
+from keras_nfnet.export.folded_values import (
+    Scaled,
+    Source,
 )
 from keras_nfnet.layers import (
     EfficientChannelAttention,
@@ -29,7 +34,12 @@ from keras_nfnet.layers import (
     StochasticDepth,
 )
 from keras_nfnet.layers.activation import ACTIVATIONS
-from keras_nfnet.models.graphs import functional_graph, is_graph
+from keras_nfnet.models.graphs import (
+    first_argument,
+    functional_graph,
+    is_graph,
+    takes_training,
+)
 from keras_nfnet.models.nf_block import NFBlock
 
 # f(c x) = c f(x) for c > 0.
@@ -46,19 +56,6 @@ _LINEAR = (
     keras.layers.GlobalAveragePooling3D,
     keras.layers.Flatten,
 )
-# Layers that do nothing outside of training.
-ONLY_TRAINING = tuple(
-    getattr(keras.layers, name)
-    for name in dir(keras.layers)
-    if name
-    in (
-        *("ActivityRegularization", "AlphaDropout", "AugMix", "CutMix"),
-        *("Dropout", "GaussianDropout", "GaussianNoise", "MixUp"),
-        *("RandAugment", "SpatialDropout1D", "SpatialDropout2D"),
-        "SpatialDropout3D",
-    )
-    or (name.startswith("Random") and name != "RandomCrop")
-)
 _HALF = ("float16", "bfloat16")
 _MAXIMA = (
     keras.layers.MaxPooling1D,
@@ -68,14 +65,6 @@ _MAXIMA = (
     keras.layers.GlobalMaxPooling2D,
     keras.layers.GlobalMaxPooling3D,
 )
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-)
-# A factor c goes into a convolution, and 1/c into the gates behind it. Below
-# this, 1/c could leave the range of float16: c stays a factor.
-_SMALLEST = 2.0**-10
 
 
 def fold(model, dtype=None):
@@ -119,68 +108,9 @@ def fold(model, dtype=None):
         lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
         graph.input,
     )
-    outputs = folder.run(graph, tree.map_structure(_Scaled, inputs))
+    outputs = folder.run(graph, tree.map_structure(Scaled, inputs))
     return keras.Model(
         inputs, tree.map_structure(folder.plain, outputs), name=model.name
-    )
-
-
-class _Scaled:
-    """A tensor of the folded graph that stands for `tensor * factor`.
-
-    `source` is the `_Source` that can take the factor, if nothing but what
-    lets it through came between and nothing else uses it.
-    """
-
-    def __init__(self, tensor, factor=1.0, source=None):
-        self.tensor = tensor
-        self.factor = factor
-        self.source = source
-
-
-class _Source:
-    """A convolution, and the kernels of the gates between it and a value."""
-
-    def __init__(self, convolution, gates=(), positive=False):
-        self.convolution = convolution
-        self.gates = gates
-        # Whether an activation came between, which no sign passes.
-        self.positive = positive
-
-    def takes(self, factor):
-        if factor < 0 and self.positive:
-            return False
-        return factor != 0 and (not self.gates or abs(factor) >= _SMALLEST)
-
-    def multiply(self, factor):
-        kernel, bias = self.convolution.values()
-        factor = np.float32(factor)
-        self.convolution.set_values(kernel * factor, bias * factor)
-        for gate in self.gates:
-            gate.assign(numpy_value(gate) / factor)
-
-
-class _KerasKernels:
-    """A layer of Keras, whose last kernel and bias can take a factor."""
-
-    def __init__(self, layer):
-        self.layer = layer
-
-    def values(self):
-        *_, kernel, bias = self.layer.get_weights()
-        return kernel, bias
-
-    def set_values(self, kernel, bias):
-        kernels = self.layer.get_weights()[:-2]
-        self.layer.set_weights([*kernels, kernel, bias])
-
-
-def _keeps_its_operation(layer):
-    """Whether no class of the user's changes what a layer computes."""
-    return all(
-        kind.__module__.split(".")[0] in ("keras", "keras_nfnet")
-        or not {"call", "convolution_op"} & vars(kind).keys()
-        for kind in type(layer).__mro__
     )
 
 
@@ -193,7 +123,7 @@ class _Folder:
         self.uses = {}
 
     def run(self, graph, inputs):
-        """Returns the `_Scaled` outputs of a graph on `_Scaled` inputs."""
+        """Returns the `Scaled` outputs of a graph on `Scaled` inputs."""
         uses = list(graph.outputs)
         for nodes in graph._nodes_by_depth.values():
             for node in nodes:
@@ -209,7 +139,7 @@ class _Folder:
         return graph._run_through_graph(inputs, call_fn=apply)
 
     def lower(self, operation, once, *args, **kwargs):
-        """The `_Scaled` result of one operation on `_Scaled` arguments.
+        """The `Scaled` result of one operation on `Scaled` arguments.
 
         Args:
             operation: A layer or another operation.
@@ -221,23 +151,23 @@ class _Folder:
         for kind, lower in _LOWERINGS.items():
             if isinstance(operation, kind):
                 result = lower(self, operation, first)
-                return result if once else _Scaled(result.tensor, result.factor)
+                return result if once else Scaled(result.tensor, result.factor)
         if isinstance(operation, keras.Model) and is_graph(operation):
             outputs = self.run(functional_graph(operation), first)
             # Of uses outside it knows nothing: no `source`.
             return tree.map_structure(
-                lambda value: _Scaled(value.tensor, value.factor), outputs
+                lambda value: Scaled(value.tensor, value.factor), outputs
             )
         args, kwargs = tree.map_structure(self.plain, (args, kwargs))
         copy = self.copied(operation)
         # As `model(x, training=False)` calls it.
         if takes_training(operation):
             kwargs["training"] = False
-        return tree.map_structure(_Scaled, copy(*args, **kwargs))
+        return tree.map_structure(Scaled, copy(*args, **kwargs))
 
     def plain(self, value):
         """A tensor that needs no factor beside it."""
-        if not isinstance(value, _Scaled):
+        if not isinstance(value, Scaled):
             return value
         if value.factor == 1:
             return value.tensor
@@ -307,60 +237,7 @@ class _Folder:
         if layer.bias is not None:
             bias = np.asarray(ops.convert_to_numpy(layer.bias))
         plain.set_values(kernel * np.float32(value.factor), bias)
-        return _Scaled(plain(value.tensor), source=_Source(plain))
-
-    def standardized(self, layer, value):
-        """A standardized layer of Keras as a plain one."""
-        if not _keeps_its_operation(layer):
-            return _Scaled(self.copied(layer)(self.plain(value)))
-        kernels = [
-            ops.convert_to_numpy(layer.standardized_kernel(name))
-            for name in layer.unit_axes
-        ]
-        kernels[-1] = kernels[-1] * np.float32(value.factor)
-        config = {
-            **layer.plain_config(),
-            **self.options(layer.name, layer.dtype_policy),
-        }
-        tensor = value.tensor
-        is_plain = (
-            isinstance(layer, _CONVOLUTIONS)
-            and layer.data_format == "channels_last"
-        )
-        if is_plain:
-            if layer.padding == "causal":
-                before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
-                tensor = keras.layers.ZeroPadding1D(
-                    (before, 0),
-                    **self.options(f"{layer.name}_pad", layer.dtype_policy),
-                )(tensor)
-                config["padding"] = "valid"
-            names = ("filters", "kernel_size", "strides", "padding", "groups")
-            names += ("dilation_rate", "name", "dtype")
-            plain = PlainConvolution(**{name: config[name] for name in names})
-            source = plain
-        else:
-            # The layer that the mixin was put before.
-            kinds = type(layer).__mro__
-            kind = kinds[kinds.index(ScaledWSMixin) + 1]
-            plain = kind.from_config({**config, "activation": None})
-            source = _KerasKernels(plain)
-        plain.build(tensor.shape)
-        bias = np.zeros(plain.bias.shape, "float32")
-        if layer.bias is not None:
-            bias = ops.convert_to_numpy(layer.bias)
-        if is_plain:
-            plain.set_values(*kernels, bias)
-        else:
-            plain.set_weights([*kernels, bias])
-        result = plain(tensor)
-        if layer.activation is keras.activations.linear:
-            return _Scaled(result, source=_Source(source))
-        activation = keras.layers.Activation(
-            layer.activation,
-            **self.options(f"{layer.name}_activation", layer.dtype_policy),
-        )
-        return _Scaled(activation(result))
+        return Scaled(plain(value.tensor), source=Source(plain))
 
     def activation(self, layer, value):
         factor = layer.gain * layer.scale
@@ -371,8 +248,8 @@ class _Folder:
         )(tensor)
         source = None
         if value.source and layer.function in _HOMOGENEOUS:
-            source = _Source(value.source.convolution, value.source.gates, True)
-        return _Scaled(
+            source = Source(value.source.convolution, value.source.gates, True)
+        return Scaled(
             activated, factor * (value.factor if passes else 1.0), source
         )
 
@@ -386,9 +263,9 @@ class _Folder:
         def apply(part, *args):
             return folder.lower(part, next(uses) <= 1, *args)
 
-        output = folder.plain(layer.walk(apply, _Scaled(inputs)))
+        output = folder.plain(layer.walk(apply, Scaled(inputs)))
         name = self.options(layer.name, None)["name"]
-        return _Scaled(keras.Model(inputs, output, name=name)(tensor))
+        return Scaled(keras.Model(inputs, output, name=name)(tensor))
 
     def gate(self, layer, value):
         """Channel attention whose factors lie in the kernels around it."""
@@ -405,12 +282,12 @@ class _Folder:
         is_dense = isinstance(layer, SqueezeExcite)
         kernel = plain.reduce.kernel if is_dense else plain.kernel
         kernel.assign(numpy_value(kernel) * np.float32(value.factor))
-        source = value.source and _Source(
+        source = value.source and Source(
             value.source.convolution,
             (*value.source.gates, kernel),
             value.source.positive,
         )
-        return _Scaled(plain(value.tensor), value.factor * layer.scale, source)
+        return Scaled(plain(value.tensor), value.factor * layer.scale, source)
 
     def dense(self, layer, value):
         # A subclass, or a layer in another form, uses its kernel otherwise.
@@ -418,7 +295,7 @@ class _Folder:
             layer.lora_enabled or layer.quantization_mode
         )
         if not is_plain:
-            return _Scaled(self.copied(layer)(self.plain(value)))
+            return Scaled(self.copied(layer)(self.plain(value)))
         config = layer.get_config()
         config.update(
             self.options(layer.name, layer.dtype_policy),
@@ -428,21 +305,21 @@ class _Folder:
         plain.build(value.tensor.shape)
         kernel, *bias = layer.get_weights()
         plain.set_weights([kernel * np.float32(value.factor), *bias])
-        return _Scaled(plain(value.tensor))
+        return Scaled(plain(value.tensor))
 
     def skip_init(self, layer, value):
         gain = float(ops.convert_to_numpy(layer.skip_gain))
-        return _Scaled(
+        return Scaled(
             value.tensor, value.factor * gain * layer.scale, value.source
         )
 
     def rescaling(self, layer, value):
         scalar = isinstance(layer.scale, int | float) and layer.offset == 0
         if scalar and layer.compute_dtype == value.tensor.dtype:
-            return _Scaled(
+            return Scaled(
                 value.tensor, value.factor * layer.scale, value.source
             )
-        return _Scaled(self.copied(layer)(self.plain(value)))
+        return Scaled(self.copied(layer)(self.plain(value)))
 
     def add(self, layer, values):
         # A branch times 0 is gone, if the sum keeps its shape without it.
@@ -452,29 +329,29 @@ class _Folder:
             kept = values
         tensors = [self.plain(value) for value in kept]
         if len(tensors) == 1:
-            return _Scaled(tensors[0])
-        return _Scaled(self.copied(layer)(tensors))
+            return Scaled(tensors[0])
+        return Scaled(self.copied(layer)(tensors))
 
     def identity(self, layer, value):
         return value
 
     def linear(self, layer, value):
-        return _Scaled(
+        return Scaled(
             self.copied(layer)(value.tensor), value.factor, value.source
         )
 
     def maximum(self, layer, value):
         if value.factor <= 0:
-            return _Scaled(self.copied(layer)(self.plain(value)))
-        source = value.source and _Source(
+            return Scaled(self.copied(layer)(self.plain(value)))
+        source = value.source and Source(
             value.source.convolution, value.source.gates, True
         )
-        return _Scaled(self.copied(layer)(value.tensor), value.factor, source)
+        return Scaled(self.copied(layer)(value.tensor), value.factor, source)
 
 
 _LOWERINGS = {
     ScaledWSConv2D: _Folder.convolution,
-    ScaledWSMixin: _Folder.standardized,
+    ScaledWSMixin: fold_standardized,
     ScaledActivation: _Folder.activation,
     NFBlock: _Folder.block,
     (SqueezeExcite, EfficientChannelAttention): _Folder.gate,
@@ -486,33 +363,6 @@ _LOWERINGS = {
     _LINEAR: _Folder.linear,
     _MAXIMA: _Folder.maximum,
 }
-
-
-def first_argument(args, kwargs):
-    """What an operation is called on, also if it is called by keyword."""
-    if args:
-        return args[0]
-    return kwargs.get("inputs", next(iter(kwargs.values())))
-
-
-def takes_training(operation):
-    """Whether a layer takes the argument `training`."""
-    return isinstance(operation, keras.layers.Layer) and (
-        "training" in inspect.signature(operation.call).parameters
-    )
-
-
-def copy_state(layer, copy):
-    """Copies variables as Keras saves them: each part its own way."""
-    theirs, ours = (
-        list(part._flatten_layers(include_self=True, recursive=True))
-        for part in (layer, copy)
-    )
-    for part, own in zip(theirs, ours, strict=True):
-        store = {}
-        part.save_own_variables(store)
-        if store:
-            own.load_own_variables(store)
 
 
 def _uses(block):

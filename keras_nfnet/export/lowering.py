@@ -14,11 +14,14 @@ from keras_nfnet.export.folded_layers import (
     PlainConvolution,
     numpy_value,
 )
-from keras_nfnet.export.folding import first_argument
 from keras_nfnet.layers import EfficientChannelAttention, SqueezeExcite
 from keras_nfnet.layers.activation import ACTIVATIONS
 from keras_nfnet.layers.pooling import SymmetricMaxPooling
-from keras_nfnet.models.graphs import functional_graph, is_graph
+from keras_nfnet.models.graphs import (
+    first_argument,
+    functional_graph,
+    is_graph,
+)
 
 # Of Keras's own functions those that are the same in every runtime; its
 # gelu and leaky_relu differ from the table's.

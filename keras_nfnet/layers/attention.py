@@ -5,9 +5,9 @@ import math
 import keras
 from keras import ops
 
+from keras_nfnet.block_spec import round_channels
 from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.layers.residual import global_average
-from keras_nfnet.variants import round_channels
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_nfnet.layers.activation import activation_gain
 from keras_nfnet.layers.formats import require_channels_last
 from keras_nfnet.layers.grouped_convolution import (
     convolve,
@@ -300,6 +301,23 @@ class ScaledWSConv2D(keras.layers.Layer):
             bias_constraint=keras.constraints.serialize(self.bias_constraint),
         )
         return config
+
+
+def convolution_options(style):
+    """Keyword arguments of every `ScaledWSConv2D` of a network.
+
+    Args:
+        style: An `Architecture`, or a block with the same fields.
+    """
+    gain = 1.0
+    if style.gain_in == "kernel":
+        gain = activation_gain(style.activation)
+    return {
+        "padding": style.padding,
+        "eps": style.eps,
+        "eps_mode": style.eps_mode,
+        "scale": gain,
+    }
 
 
 def output_sides(sides, kernel_size, strides, padding, dilation_rate=(1, 1)):

@@ -10,8 +10,9 @@ import math
 import keras
 
 from keras_nfnet.layers import ScaledActivation, ScaledWSConv2D
+from keras_nfnet.layers.convolution import convolution_options
 from keras_nfnet.layers.pooling import SymmetricMaxPooling
-from keras_nfnet.models.nf_block import NFBlock, convolution_options
+from keras_nfnet.models.nf_block import NFBlock
 
 
 def body(apply, x, architecture, output_stride=32):

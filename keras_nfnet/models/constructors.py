@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 
-from keras_nfnet.models.nfnet import ARGUMENTS, NFNet, build
+from keras_nfnet.models.nfnet import ARGUMENTS, ChangedVariant, NFNet
 from keras_nfnet.variants import VARIANTS, default_name
 
 _USE_SE = """        use_se: Whether every block ends in squeeze-and-excite. Its
@@ -33,11 +33,11 @@ def _constructor(name, variant, reference):
     def construct(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = bound.arguments
-        config = VARIANTS[variant]
+        arguments, config = bound.arguments, variant
         if arguments.pop("use_se", False):
-            config = dataclasses.replace(config, attention="se")
-        return build(config, variant, **arguments)
+            changed = dataclasses.replace(VARIANTS[variant], attention="se")
+            config = ChangedVariant(changed, variant)
+        return NFNet(config, **arguments)
 
     row = VARIANTS[variant]
     documented = ARGUMENTS

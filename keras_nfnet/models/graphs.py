@@ -1,5 +1,7 @@
 """The functional graph of a Keras model, for all that walks through one."""
 
+import inspect
+
 import keras
 
 
@@ -23,3 +25,17 @@ def functional_graph(model):
 def is_graph(model):
     """Whether a model is functional, or sequential and built."""
     return hasattr(getattr(model, "_functional", model), "_run_through_graph")
+
+
+def first_argument(args, kwargs):
+    """What an operation is called on, also if it is called by keyword."""
+    if args:
+        return args[0]
+    return kwargs.get("inputs", next(iter(kwargs.values())))
+
+
+def takes_training(operation):
+    """Whether a layer takes the argument `training`."""
+    return isinstance(operation, keras.layers.Layer) and (
+        "training" in inspect.signature(operation.call).parameters
+    )

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_nfnet.architecture import CHOICES
+from keras_nfnet.block_spec import bottleneck_groups
 from keras_nfnet.layers import (
     EfficientChannelAttention,
     ScaledActivation,
@@ -9,11 +11,13 @@ from keras_nfnet.layers import (
     SkipInit,
     SqueezeExcite,
     StochasticDepth,
-    activation_gain,
 )
 from keras_nfnet.layers.activation import serialize_activation
-from keras_nfnet.layers.convolution import one_of, whole
-from keras_nfnet.variants import CHOICES, bottleneck_groups
+from keras_nfnet.layers.convolution import (
+    convolution_options,
+    one_of,
+    whole,
+)
 
 
 def call_layer(layer, *args):
@@ -21,21 +25,15 @@ def call_layer(layer, *args):
     return layer(*args)
 
 
-def convolution_options(style):
-    """Keyword arguments of every `ScaledWSConv2D` of a network.
-
-    Args:
-        style: An `Architecture`, or a block with the same fields.
-    """
-    gain = 1.0
-    if style.gain_in == "kernel":
-        gain = activation_gain(style.activation)
-    return {
-        "padding": style.padding,
-        "eps": style.eps,
-        "eps_mode": style.eps_mode,
-        "scale": gain,
-    }
+# What `NFBlock` is made of again.
+_ARGUMENTS = (
+    *("filters", "strides", "beta", "alpha", "bottleneck_ratio"),
+    *("group_width", "se_ratio", "stochastic_depth_rate", "use_two_convs"),
+    *("activation", "seed", "bottleneck", "groups", "stage"),
+    *("first_dilation", "dilation_rate", "attention", "attention_position"),
+    *("shortcut", "skip", "gain_in", "eps", "eps_mode", "padding"),
+    *("channel_multiple", "rescale_stochastic_depth"),
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -385,33 +383,5 @@ class NFBlock(keras.layers.Layer):
         )
 
     def get_config(self):
-        config = super().get_config()
-        config.update(
-            filters=self.filters,
-            strides=self.strides,
-            beta=self.beta,
-            alpha=self.alpha,
-            bottleneck_ratio=self.bottleneck_ratio,
-            group_width=self.group_width,
-            se_ratio=self.se_ratio,
-            stochastic_depth_rate=self.stochastic_depth_rate,
-            use_two_convs=self.use_two_convs,
-            activation=self.activation,
-            seed=self.seed,
-            bottleneck=self.bottleneck,
-            groups=self.groups,
-            stage=self.stage,
-            first_dilation=self.first_dilation,
-            dilation_rate=self.dilation_rate,
-            attention=self.attention,
-            attention_position=self.attention_position,
-            shortcut=self.shortcut,
-            skip=self.skip,
-            gain_in=self.gain_in,
-            eps=self.eps,
-            eps_mode=self.eps_mode,
-            padding=self.padding,
-            channel_multiple=self.channel_multiple,
-            rescale_stochastic_depth=self.rescale_stochastic_depth,
-        )
-        return config
+        own = {name: getattr(self, name) for name in _ARGUMENTS}
+        return {**super().get_config(), **own}

@@ -4,6 +4,7 @@ Reference: Brock et al. 2021, arXiv:2102.06171 and arXiv:2101.08692.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import keras
 
@@ -81,44 +82,6 @@ def NFNet(
     output_stride=32,
 ):
     config, variant = _configuration(config)
-    return build(
-        config,
-        variant,
-        include_top,
-        weights,
-        input_tensor,
-        input_shape,
-        pooling,
-        classes,
-        classifier_activation,
-        name,
-        drop_rate=drop_rate,
-        stochastic_depth_rate=stochastic_depth_rate,
-        activation=activation,
-        width=width,
-        output_stride=output_stride,
-    )
-
-
-def build(
-    config,
-    variant,
-    include_top,
-    weights,
-    input_tensor,
-    input_shape,
-    pooling,
-    classes,
-    classifier_activation,
-    name,
-    *,
-    drop_rate,
-    stochastic_depth_rate,
-    activation,
-    width,
-    output_stride,
-):
-    """As `NFNet`, of a configuration and its variant's name or `None`."""
     overrides = {
         "drop_rate": drop_rate,
         "stochastic_depth_rate": stochastic_depth_rate,
@@ -218,8 +181,17 @@ NFNet.__doc__ = (
 )
 
 
+class ChangedVariant(NamedTuple):
+    """A variant whose configuration a constructor's own argument changed."""
+
+    config: NFNetConfig
+    variant: str
+
+
 def _configuration(config):
     """Returns the configuration and its variant's name, or `None`."""
+    if isinstance(config, ChangedVariant):
+        return config
     if isinstance(config, NFNetConfig):
         return config, None
     variant = variant_named(config)

@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import operator
 
-from keras_nfnet.variants import VARIANTS, NFNetConfig, Stem
+from keras_nfnet.architecture import NFNetConfig
+from keras_nfnet.block_spec import Stem
+from keras_nfnet.variants import VARIANTS
 from keras_nfnet.weights.layout import (
     BLOCK,
     CONVOLUTION,

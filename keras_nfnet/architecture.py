@@ -1,0 +1,368 @@
+"""What a network is, as one row of values, and all that is counted through it.
+
+Reference: Brock et al., arXiv:2102.06171 and arXiv:2101.08692.
+"""
+
+import dataclasses
+import inspect
+from dataclasses import dataclass
+
+from keras_nfnet.block_spec import (
+    BlockSpec,
+    Stem,
+    bottleneck_groups,
+    is_number,
+    positive_integers,
+    round_channels,
+)
+
+# The allowed values of the fields that have few.
+CHOICES = {
+    "bottleneck_of": ("out", "in"),
+    "attention": ("se", "eca", None),
+    "attention_position": ("last", "middle"),
+    "shortcut": ("pool", "strided"),
+    "skip": ("skip_init", "gain"),
+    "gain_in": ("activation", "kernel"),
+    "eps_mode": ("floor", "add"),
+    "padding": ("same", "symmetric"),
+    "head_initializer": ("normal", "zeros"),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a normalizer-free network is, apart from how it is trained.
+
+    Only `widths` and `depths` are required; the rest defaults to what all
+    NFNets share.
+
+    Args:
+        widths: Output channels of each stage.
+        depths: Blocks of each stage, as many numbers as `widths` has.
+        group_width: Channels of one group in the 3×3 convolutions, 1 or
+            more, one number or one per stage; `None` for one group. A
+            bottleneck is rounded down to a multiple of it, and is one group
+            where it is narrower.
+        bottleneck_ratio: Bottleneck channels over the block's output (or
+            input) channels, above 0.
+        stochastic_depth_rate: Rate of stochastic depth, in [0, 1).
+        activation: Name of the activation, such as one of
+            `keras_nfnet.layers.ACTIVATIONS`, or a registered function.
+        se_ratio: Hidden channels of squeeze-and-excite over its channels,
+            above 0.
+        alpha: Scale of each residual branch, above 0.
+        use_two_convs: Whether the bottleneck has a second 3×3 convolution.
+        final_conv_mult: Channels of the last convolution over the last
+            stage's, above 0; `None` for no last convolution.
+        final_filters: Channels of the last convolution, in place of
+            `final_conv_mult`.
+        stem: A `Stem`.
+        first_stride: Stride of the first stage.
+        bottleneck_of: Whether the ratio is of the block's `"out"` or `"in"`
+            channels. With `"in"` the first block of the network has the
+            ratio 1.
+        attention: `"se"`, `"eca"` or `None`.
+        attention_position: `"last"` (after the last 1×1 convolution) or
+            `"middle"` (before the last activation).
+        shortcut: A stage's first shortcut is an average pooling and a 1×1
+            convolution (`"pool"`) or a 1×1 convolution of the block's
+            stride (`"strided"`).
+        skip: `"skip_init"`, a scalar that starts at 0, or `"gain"`: the gain
+            of a block's last convolution starts at 0.
+        gain_in: The activation's gain multiplies the `"activation"` or
+            every standardized `"kernel"`.
+        eps: Constant of the standardization, above 0.
+        eps_mode: `"floor"` (of variance times fan-in) or `"add"` (to the
+            variance, as in batch normalization).
+        padding: `"same"`, or `"symmetric"`: `(kernel - 1) // 2` pixels on
+            each side.
+        channel_multiple: Bottlenecks and the hidden channels of
+            squeeze-and-excite are rounded to a multiple of it.
+        rescale_stochastic_depth: Whether what survives is divided by the
+            probability to survive. The rates then run from 0 to
+            `stochastic_depth_rate` over all blocks; else block `k` of `n`,
+            counted from 0, has `rate * k / n`.
+        head_initializer: The classifier starts `"normal"`, N(0, 0.01²), or
+            at `"zeros"`.
+
+    Reference: arXiv:2102.06171, table 1; arXiv:2101.08692, section 5.
+    """
+
+    widths: tuple
+    depths: tuple
+    group_width: int | tuple | None = 128
+    bottleneck_ratio: float = 0.5
+    stochastic_depth_rate: float = dataclasses.field(default=0.0, kw_only=True)
+    activation: str = dataclasses.field(default="gelu", kw_only=True)
+    se_ratio: float = dataclasses.field(default=0.5, kw_only=True)
+    alpha: float = dataclasses.field(default=0.2, kw_only=True)
+    use_two_convs: bool = dataclasses.field(default=True, kw_only=True)
+    final_conv_mult: float | None = dataclasses.field(default=2.0, kw_only=True)
+    final_filters: int | None = dataclasses.field(default=None, kw_only=True)
+    stem: Stem = dataclasses.field(default=Stem(), kw_only=True)
+    first_stride: int = dataclasses.field(default=1, kw_only=True)
+    bottleneck_of: str = dataclasses.field(default="out", kw_only=True)
+    attention: str | None = dataclasses.field(default="se", kw_only=True)
+    attention_position: str = dataclasses.field(default="last", kw_only=True)
+    shortcut: str = dataclasses.field(default="pool", kw_only=True)
+    skip: str = dataclasses.field(default="skip_init", kw_only=True)
+    gain_in: str = dataclasses.field(default="activation", kw_only=True)
+    eps: float = dataclasses.field(default=1e-4, kw_only=True)
+    eps_mode: str = dataclasses.field(default="floor", kw_only=True)
+    padding: str = dataclasses.field(default="same", kw_only=True)
+    channel_multiple: int = dataclasses.field(default=1, kw_only=True)
+    rescale_stochastic_depth: bool = dataclasses.field(
+        default=False, kw_only=True
+    )
+    head_initializer: str = dataclasses.field(default="normal", kw_only=True)
+
+    def __post_init__(self):
+        for field in ("widths", "depths"):
+            values = getattr(self, field)
+            if not isinstance(values, list | tuple) or not values:
+                raise ValueError(
+                    f"`{field}` must be a tuple with one number per stage. "
+                    f"Received: {field}={values!r}"
+                )
+            object.__setattr__(
+                self, field, positive_integers(field, tuple(values))
+            )
+        if len(self.widths) != len(self.depths):
+            raise ValueError(
+                "`widths` and `depths` must have one number per stage each. "
+                f"Received: widths={self.widths}, depths={self.depths}"
+            )
+        self._check_groups()
+        for field in ("bottleneck_ratio", "se_ratio", "alpha", "eps"):
+            self._number(field)
+        if self.final_conv_mult is not None:
+            self._number("final_conv_mult")
+        if self.final_filters is not None:
+            positive_integers("final_filters", (self.final_filters,))
+        value = self.stochastic_depth_rate
+        if not is_number(value) or not 0 <= value < 1:
+            raise ValueError(
+                "`stochastic_depth_rate` must be a number in [0, 1). "
+                f"Received: stochastic_depth_rate={value!r}"
+            )
+        if isinstance(self.stem, dict):
+            object.__setattr__(self, "stem", Stem(**self.stem))
+        if not isinstance(self.stem, Stem):
+            raise ValueError(
+                f"`stem` must be a `Stem`. Received: stem={self.stem!r}"
+            )
+        if self.first_stride not in (1, 2):
+            raise ValueError(
+                "`first_stride` must be 1 or 2. "
+                f"Received: first_stride={self.first_stride!r}"
+            )
+        positive_integers("channel_multiple", (self.channel_multiple,))
+        for field, values in CHOICES.items():
+            if getattr(self, field) not in values:
+                names = ", ".join(map(repr, values))
+                raise ValueError(
+                    f"`{field}` must be one of {names}. "
+                    f"Received: {field}={getattr(self, field)!r}"
+                )
+
+    def _check_groups(self):
+        groups = self.group_width
+        if groups is None:
+            return
+        if isinstance(groups, list | tuple):
+            if len(groups) != len(self.widths):
+                raise ValueError(
+                    "`group_width` must be one number or one per stage "
+                    f"({len(self.widths)}). Received: group_width={groups}"
+                )
+            groups = positive_integers("group_width", tuple(groups))
+        else:
+            (groups,) = positive_integers("group_width", (groups,))
+        object.__setattr__(self, "group_width", groups)
+
+    def _number(self, field):
+        value = getattr(self, field)
+        if not is_number(value) or not value > 0:
+            raise ValueError(
+                f"`{field}` must be a number above 0. "
+                f"Received: {field}={value!r}"
+            )
+
+    @property
+    def strides(self):
+        """Stride of each stage's first block."""
+        return (self.first_stride,) + (2,) * (len(self.widths) - 1)
+
+    @property
+    def group_widths(self):
+        """Group width of each stage, `None` for one group."""
+        if isinstance(self.group_width, tuple):
+            return self.group_width
+        return (self.group_width,) * len(self.widths)
+
+    @property
+    def final_channels(self):
+        """Channels of the last convolution, or `None` if there is none."""
+        if self.final_filters is not None:
+            return self.final_filters
+        if self.final_conv_mult is None:
+            return None
+        # 1e-6: a ratio such as 1280 / 440 is rounded to a float.
+        return int(self.final_conv_mult * self.widths[-1] + 1e-6)
+
+    def blocks(self, output_stride=32):
+        """The blocks in order: the one place that counts through a network.
+
+        Args:
+            output_stride: Stride at which later stages are dilated instead
+                of strided.
+
+        Returns:
+            A list of `BlockSpec`.
+        """
+        specs = []
+        total = sum(self.depths)
+        stem = self.stem.resolved(self.widths[0])
+        channels, net_stride, dilation = stem.filters[-1], stem.stride, 1
+        variance = 1.0
+        for stage, (filters, depth, stride, group_width) in enumerate(
+            zip(
+                self.widths,
+                self.depths,
+                self.strides,
+                self.group_widths,
+                strict=True,
+            ),
+            start=1,
+        ):
+            before = dilation
+            if stride > 1 and net_stride >= output_stride:
+                dilation, stride = dilation * stride, 1
+            net_stride *= stride
+            for index in range(depth):
+                bottleneck, groups = self._bottleneck(
+                    channels, filters, group_width, is_first=not specs
+                )
+                specs.append(
+                    BlockSpec(
+                        name=f"stage{stage}_block{index}",
+                        stage=stage,
+                        is_first=index == 0,
+                        filters=filters,
+                        bottleneck=bottleneck,
+                        groups=groups,
+                        strides=stride if index == 0 else 1,
+                        first_dilation=before if index == 0 else dilation,
+                        dilation=dilation,
+                        # A stage's first block sees the grown variance of
+                        # the stage before; 1 for the first stage.
+                        expected_variance=variance,
+                        stochastic_depth_rate=self._drop_rate(
+                            len(specs), total
+                        ),
+                    )
+                )
+                if index == 0:
+                    variance = 1.0
+                variance += self.alpha**2
+                channels = filters
+        return specs
+
+    def _bottleneck(self, channels, filters, group_width, is_first):
+        """`(channels, groups)` of a block's 3×3 convolutions."""
+        if self.bottleneck_of == "out":
+            inner = filters * self.bottleneck_ratio
+        else:
+            inner = channels * (1 if is_first else self.bottleneck_ratio)
+        if self.channel_multiple > 1:
+            inner = round_channels(inner, self.channel_multiple)
+        return bottleneck_groups(inner, group_width)
+
+    def _drop_rate(self, index, total):
+        if self.rescale_stochastic_depth:
+            return self.stochastic_depth_rate * index / max(1, total - 1)
+        return self.stochastic_depth_rate * index / total
+
+
+# The arguments of an architecture, around those of a recipe. Python 3.13
+# takes the indentation off a docstring, and `-OO` the docstring.
+_FIRST, _, _REST = (
+    inspect.cleandoc(Architecture.__doc__ or "")
+    .replace(
+        "What a normalizer-free network is, apart from how it is trained.",
+        "One Normalizer-Free Network as a row of data.\n\nBeside the "
+        "architecture it holds what a recipe needs.",
+    )
+    .partition("\n\nReference:")[0]
+    .partition("\n    stochastic_depth_rate:")
+)
+
+
+@dataclass(frozen=True)
+class NFNetConfig(Architecture):
+    __doc__ = f"""{_FIRST}
+    drop_rate: Dropout before the classifier, in [0, 1).
+    train_size: Side of the training images in pixels, or `None`.
+    test_size: Side of the evaluation images in pixels, or `None`.
+    stochastic_depth_rate:{_REST}
+    rand_augment: RandAugment `(layers, magnitude)` of the training recipe,
+        or `None`.
+    crop_fraction: The centre that evaluation crops, over the image with its
+        shorter side resized, in (0, 1]; `None` for DeepMind's evaluation, a
+        resize to 32 pixels more on each side.
+
+Raises:
+    ValueError: If a value is out of its range; the message names it.
+
+Example:
+
+>>> config = keras_nfnet.NFNetConfig((32, 64), (1, 2), group_width=16)
+>>> config.strides, config.alpha
+((1, 2), 0.2)
+
+Reference: arXiv:2102.06171, table 1; arXiv:2101.08692, section 5.
+"""
+
+    drop_rate: float = 0.0
+    train_size: int | None = None
+    test_size: int | None = None
+    rand_augment: tuple | None = dataclasses.field(default=None, kw_only=True)
+    crop_fraction: float | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not is_number(self.drop_rate) or not 0 <= self.drop_rate < 1:
+            raise ValueError(
+                "`drop_rate` must be a number in [0, 1). "
+                f"Received: drop_rate={self.drop_rate!r}"
+            )
+        crop = self.crop_fraction
+        if crop is not None and not (is_number(crop) and 0 < crop <= 1):
+            raise ValueError(
+                "`crop_fraction` must be a number in (0, 1]. "
+                f"Received: crop_fraction={crop!r}"
+            )
+        for field in ("train_size", "test_size"):
+            if getattr(self, field) is not None:
+                positive_integers(field, (getattr(self, field),))
+        if self.rand_augment is not None:
+            object.__setattr__(self, "rand_augment", tuple(self.rand_augment))
+
+    def scaled(self, width):
+        """The configuration with all widths multiplied by a number.
+
+        An NFNet's stem keeps its channels, as in the authors' code.
+        """
+        if width == 1:
+            return self
+        stem = self.stem
+        if stem.filters[-1] != 1.0:
+            stem = stem.resolved(self.widths[0])
+        final = self.final_filters
+        return dataclasses.replace(
+            self,
+            widths=tuple(max(1, int(w * width)) for w in self.widths),
+            stem=stem,
+            final_filters=final and max(1, int(final * width)),
+        )

@@ -4,6 +4,8 @@
 # make test-torch      the PyTorch backend, in .venv-torch; TORCH=torch takes
 #                      another wheel than the one for CPUs
 # make test-openvino   exports to OpenVINO and its backend, in .venv-openvino
+# make faults        injects faults, counts what comes of them and writes
+#                      docs/reliability.md; KINDS="hostile" some kinds only
 # make constraints     constraints.txt from what .venv holds; opt in by
 #                      make clean; make test CONSTRAINTS=constraints.txt
 # make release-check   sdist and wheel, tried where the source cannot be seen
@@ -40,7 +42,7 @@ OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 PARALLEL := -n auto --dist worksteal
 
 .PHONY: demo test test-versions test-oldest test-newest test-torch \
-	test-openvino constraints \
+	test-openvino faults constraints \
 	release-check lint format clean
 
 demo: .venv/.train
@@ -69,6 +71,9 @@ test-openvino: .venv-openvino/.created
 	.venv-openvino/bin/python -m pytest $(PARALLEL) tests/test_export_openvino.py
 	KERAS_BACKEND=openvino .venv-openvino/bin/python -m pytest $(PARALLEL) \
 		$(if $(FULL),,-m "not slow") $(OPENVINO_TESTS)
+
+faults: .venv/.dev
+	PYTHONPATH=tests $(BIN)/python -m faults $(KINDS)
 
 define created
 	$(PYTHON) -m venv $(@D)

@@ -9,7 +9,7 @@ import types
 
 import numpy as np
 import pytest
-from hostile_files import calls
+from faults.hostile import calls
 from test_weights_haiku import assert_same, build, filled
 
 from keras_nfnet.weights import load, save, to_haiku_tree

@@ -45,7 +45,7 @@ def calibration_pixels(calibration, size, margin, contract):
             "`calibration` is not given: the ranges of int8 come from views "
             "of two photographs. Pictures like those to be classified, 100 "
             "or so, give better ones.",
-            stacklevel=3,
+            stacklevel=4,
         )
         return contract.pixels(_sample_views(size))
     if isinstance(calibration, str | os.PathLike):
@@ -139,7 +139,7 @@ def _folder(folder, size, margin):
         warnings.warn(
             f"Of `calibration`, files that are no pictures are left out: "
             f"{first}",
-            stacklevel=3,
+            stacklevel=4,
         )
     return np.stack(pictures)
 

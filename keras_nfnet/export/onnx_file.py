@@ -3,11 +3,9 @@
 import keras
 import numpy as np
 
-from keras_nfnet.data.description import description
-from keras_nfnet.export.calibration import calibration_pixels
-from keras_nfnet.export.comparison import checked, checked_fold
+from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.request import checked_request, silent
+from keras_nfnet.export.request import checked_request, prepared, silent
 from keras_nfnet.export.staging import staged, writing
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -94,18 +92,11 @@ def to_onnx(
         overwrite=overwrite,
         input_range=input_range,
     )
-    if precision == "int8":
-        calibration = calibration_pixels(
-            calibration, request.size, request.margin, request.contract
-        )
-    texts = description(
-        model.name, request.labels, request.size, precision, request.margin
-    )
     opset = _checked_opset(opset)
     say = progress or silent
-    say("folding")
-    folded, reference = checked_fold(model, request.contract, request.size)
-    say(f"converting to {precision}")
+    calibration, texts, folded, reference = prepared(
+        request, model, precision, calibration, say
+    )
     content = _onnx_model(folded, texts, request.contract, opset)
     if precision == "float16":
         from keras_nfnet.export.onnx_precision import half_weights

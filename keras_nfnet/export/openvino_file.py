@@ -6,11 +6,9 @@ import tempfile
 
 import numpy as np
 
-from keras_nfnet.data.description import description
-from keras_nfnet.export.calibration import calibration_pixels
-from keras_nfnet.export.comparison import checked, checked_fold
+from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.request import checked_request, silent
+from keras_nfnet.export.request import checked_request, prepared, silent
 from keras_nfnet.export.staging import (
     check_file,
     place,
@@ -110,17 +108,10 @@ def to_openvino(
         )
     path = place(path)
     check_file(weights_of(path), overwrite, ".bin")
-    if precision == "int8":
-        calibration = calibration_pixels(
-            calibration, request.size, request.margin, request.contract
-        )
-    texts = description(
-        model.name, request.labels, request.size, precision, request.margin
-    )
     say = progress or silent
-    say("folding")
-    folded, reference = checked_fold(model, request.contract, request.size)
-    say(f"converting to {precision}")
+    calibration, texts, folded, reference = prepared(
+        request, model, precision, calibration, say
+    )
     content = _openvino_model(model, folded, request)
     if precision == "int8":
         from keras_nfnet.export.openvino_precision import quantized

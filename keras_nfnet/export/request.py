@@ -1,15 +1,17 @@
-"""What TFLite and ONNX exports check before any work."""
+"""What the exports to files check, and do before they convert."""
 
 import dataclasses
 
+from keras_nfnet.data.description import description
 from keras_nfnet.data.labels import class_names
+from keras_nfnet.export.calibration import calibration_pixels
 from keras_nfnet.export.classifier import (
     check_finite,
     check_takes_images,
     input_size,
     view_margin,
 )
-from keras_nfnet.export.comparison import DEFAULT_SIZE
+from keras_nfnet.export.comparison import DEFAULT_SIZE, checked_fold
 from keras_nfnet.export.contract import Contract, contract_of
 from keras_nfnet.export.staging import check_file
 from keras_nfnet.models.output import labelled_classes
@@ -76,6 +78,37 @@ def checked_request(
     check_file(path, overwrite, ending)
     check_finite(model)
     return Request(labels, size, margin, contract)
+
+
+def prepared(request, model, precision, calibration, say):
+    """What a conversion starts from.
+
+    Args:
+        request: What `checked_request` returned.
+        model: The Keras model.
+        precision: The caller's argument.
+        calibration: The caller's argument, used for `"int8"`.
+        say: Function that is told each step as it begins.
+
+    Returns:
+        The calibration pixels (or `calibration` as it is), the texts to be
+        stored with the model by name, the folded model, and the model to
+        compare the export with.
+
+    Raises:
+        ValueError: If `calibration` does not fit or the fold is wrong.
+    """
+    if precision == "int8":
+        calibration = calibration_pixels(
+            calibration, request.size, request.margin, request.contract
+        )
+    texts = description(
+        model.name, request.labels, request.size, precision, request.margin
+    )
+    say("folding")
+    folded, reference = checked_fold(model, request.contract, request.size)
+    say(f"converting to {precision}")
+    return calibration, texts, folded, reference
 
 
 def silent(step):

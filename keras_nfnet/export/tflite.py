@@ -7,11 +7,9 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_nfnet.data.description import description
-from keras_nfnet.export.calibration import calibration_pixels
-from keras_nfnet.export.comparison import checked, checked_fold
+from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.request import checked_request, silent
+from keras_nfnet.export.request import checked_request, prepared, silent
 from keras_nfnet.export.staging import staged, writing
 
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
@@ -109,22 +107,15 @@ def to_tflite(
         overwrite=overwrite,
         input_range=input_range,
     )
-    if precision == "int8":
-        calibration = calibration_pixels(
-            calibration, request.size, request.margin, request.contract
-        )
     say = progress or silent
-    say("folding")
-    folded, reference = checked_fold(model, request.contract, request.size)
-    say(f"converting to {precision}")
+    calibration, texts, folded, reference = prepared(
+        request, model, precision, calibration, say
+    )
     from keras_nfnet.export.tflite_signature import with_signature
 
     content = with_signature(
         _converted(folded, request.contract, precision, calibration),
         sorted(request.contract.outputs),
-    )
-    texts = description(
-        model.name, request.labels, request.size, precision, request.margin
     )
     with staged(path) as new:
         with writing("path", path):

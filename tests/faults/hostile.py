@@ -1,10 +1,8 @@
 """Files that were made to harm who loads them, and what came of loading.
 
-Run as a script, it injects all of them and some thousands of mutations, each
-in a worker that can be stopped, and prints a table of counts.
+Each is loaded in a worker that can be stopped.
 """
 
-import argparse
 import collections
 import copyreg
 import functools
@@ -18,11 +16,18 @@ import select
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 
 import numpy as np
+
+from faults.scorecard import Row
+
+TITLE = "Hostile files"
+PROMISE = (
+    "No file runs code. None takes more than ten times its size plus 1 GiB,\n"
+    "nor more than 10 s plus its reading time. Each refusal is one line."
+)
 
 # No file may take more than these.
 SECONDS = 10
@@ -1007,12 +1012,13 @@ class Worker:
         """What came of loading: the worker's report, or how it ended."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, "--worker"],
+                [sys.executable, "-m", "faults.hostile"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
                 env=self._environment,
+                cwd=pathlib.Path(__file__).parents[1],
             )
             assert self._process.stdout.readline() == "ready\n"
         self._process.stdin.write(f"{path}\n")
@@ -1090,58 +1096,48 @@ def inject(files, folder, worker, say=lambda *_: None):
     return counts
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--worker", action="store_true")
-    parser.add_argument("--mutations", type=int, default=500, help="of a kind")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="kinds, by commas")
-    parser.add_argument("--verbose", action="store_true")
-    options = parser.parse_args(arguments)
-    if options.worker:
-        return _work()
-
-    def say(kind, name, size, report):
-        found = problems(report, size)
-        loaded = [o[0] for o in report["outcomes"] if o[1] == "loaded"]
-        if options.verbose or found:
-            what = "; ".join(found) or loaded or report["outcomes"][0][2]
-            cost = f"{report['seconds']:.2f} s, {report['bytes'] >> 20} MB"
-            print(f"{kind}: {name} ({size} B): {what} [{cost}]", flush=True)
-
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        marker = folder / "ran"
-        sound = sound_files(folder)
-        kinds = options.only and options.only.split(",")
-        files = itertools.chain(
-            corpus(sound, marker, kinds),
-            (
-                (f"{kind}, mutated", name, data)
-                for kind in sound
-                if not kinds or f"{kind}_mutated" in kinds
-                for name, data in mutations(
-                    sound[kind], options.mutations, options.seed
-                )
-            ),
+def rows(full, folder, say):
+    """The rows of the scorecard."""
+    marker = folder / "ran"
+    sound = sound_files(folder)
+    kinds = None if full else ("pickle that calls", "safetensors", "hdf5")
+    mutated = (
+        (f"{kind}, mutated", name, data)
+        for kind in (sound if full else ())
+        for name, data in mutations(sound[kind], 500)
+    )
+    worker = Worker()
+    try:
+        counts = inject(
+            itertools.chain(corpus(sound, marker, kinds), mutated),
+            folder,
+            worker,
+            lambda kind, name, size, report: [
+                say(f"{kind}: {name}: {problem}")
+                for problem in problems(report, size)
+            ],
         )
-        worker = Worker()
-        try:
-            counts = inject(files, folder, worker, say)
-        finally:
-            worker.stop()
-        ran = marker.exists()
-    print("| files | injected | refused | loaded | beyond bounds | s | MB |")
-    print("|---|---|---|---|---|---|---|")
+    finally:
+        worker.stop()
     for kind, row in counts.items():
-        print(
-            f"| {kind} | {row['injected']} | {row['refused']} "
-            f"| {row['loaded']} | {row['beyond bounds']} "
-            f"| {row['seconds']:.1f} | {row['bytes'] / 2**20:.0f} |"
+        outcomes = {
+            "refused in one line": row["refused"],
+            "loaded": row["loaded"],
+            "beyond the bounds": row["beyond bounds"],
+        }
+        yield Row(
+            f"files: {kind}",
+            outcomes,
+            "beyond the bounds" if row["beyond bounds"] else "",
+            f"at most {row['seconds']:.1f} s, {row['bytes'] >> 20} MB",
         )
-    print(f"code of a file was run: {ran}")
-    return None
+    ran = marker.exists()
+    yield Row(
+        "any of them runs code",
+        {"ran code": int(ran), "ran nothing": int(not ran)},
+        "code was run" if ran else "",
+    )
 
 
 if __name__ == "__main__":
-    main()
+    _work()

@@ -18,7 +18,23 @@ ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "faults"
 PAGE = ROOT / "docs" / "reliability.md"
 # The modules, in the order of the page.
-KINDS = ("hostile",)
+_ORDER = (
+    "hostile",
+    "damage",
+    "images",
+    "values",
+    "kills",
+    "runs",
+    "serving",
+    "downloads",
+    "dependencies",
+    "arguments",
+)
+KINDS = tuple(
+    kind
+    for kind in _ORDER
+    if pathlib.Path(__file__).with_name(f"{kind}.py").exists()
+)
 
 
 @dataclasses.dataclass

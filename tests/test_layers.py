@@ -1,5 +1,9 @@
 """Every layer through one harness, and each by its own numbers."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from keras_nfnet.layers import (
     SqueezeExcite,
     StochasticDepth,
     activation_gain,
+    grouped_convolution,
     initializers,
     standardize,
 )
@@ -174,6 +179,67 @@ def test_grouped_convolution_is_its_groups_side_by_side(groups, strides):
         )
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_groups_of_signals_images_and_volumes_are_convolved(axes, groups):
+    x = pictures((1, *(5,) * axes, 8))
+    kernel = pictures((*(3,) * axes, 8 // groups, 8))
+    outputs = np.asarray(
+        grouped_convolution.convolve(x, kernel, 1, "same", groups)
+    )
+    expected = [
+        ops.conv(part, filters, strides=1, padding="same")
+        for part, filters in zip(
+            np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True
+        )
+    ]
+    np.testing.assert_allclose(
+        outputs, np.concatenate(expected, -1), rtol=1e-5, atol=1e-5
+    )
+
+
+GRADIENTS = """
+import sys
+import numpy as np
+import tensorflow as tf
+from keras_nfnet.layers.grouped_convolution import convolve
+
+files = np.load(sys.argv[1])
+x, kernel = tf.constant(files["x"]), tf.constant(files["kernel"])
+
+@tf.function
+def gradients():
+    with tf.GradientTape() as tape:
+        tape.watch((x, kernel))
+        outputs = convolve(x, kernel, 1, "same", 4)
+        loss = tf.reduce_sum(outputs**2)
+    return tape.gradient(loss, (x, kernel))
+
+of_x, of_kernel = gradients()
+np.savez(sys.argv[2], x=of_x, kernel=of_kernel)
+"""
+
+
+@pytest.mark.tensorflow
+def test_narrow_groups_train_on_processors_without_onednn(tmp_path):
+    """TensorFlow's other kernels have no gradients of them."""
+    inputs = {"x": pictures((2, 6, 6, 8)), "kernel": pictures((3, 3, 2, 8))}
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    made = []
+    for onednn in ("0", "1"):
+        outputs = tmp_path / f"gradients{onednn}.npz"
+        subprocess.run(
+            [sys.executable, "-c", GRADIENTS, tmp_path / "inputs.npz", outputs],
+            env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": onednn},
+            check=True,
+        )
+        made.append(np.load(outputs))
+    for name in inputs:
+        np.testing.assert_allclose(
+            made[0][name], made[1][name], rtol=1e-5, atol=1e-4
+        )
+
+
 @pytest.mark.tensorflow
 def test_grouped_convolution_needs_no_compilation():
     import tensorflow as tf
@@ -318,8 +384,6 @@ def test_scaled_normal_has_its_deviation_and_follows_the_seed():
 @pytest.mark.tensorflow
 def test_exports_take_the_form_that_every_device_runs(monkeypatch):
     import tensorflow as tf
-
-    from keras_nfnet.layers import grouped_convolution
 
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
     layer = ScaledWSConv2D(128, 3, groups=4)

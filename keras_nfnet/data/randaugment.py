@@ -176,14 +176,18 @@ def sharpness(image, level, negate=False):
     """Blends with a smoothed image; the border stays as it is."""
 
     def smooth(image):
+        # NOTE: the authors divide the kernel by 13, so that rounding decides
+        # whether a sum that 13 divides falls to the next level, on each
+        # machine otherwise. Sums of integers are exact in any order.
         kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32)
-        kernel = tf.tile(kernel[..., None, None] / 13, (1, 1, 3, 1))
-        smoothed = tf.nn.depthwise_conv2d(
+        kernel = tf.tile(kernel[..., None, None], (1, 1, 3, 1))
+        sums = tf.nn.depthwise_conv2d(
             tf.cast(image, tf.float32)[None], kernel, (1, 1, 1, 1), "SAME"
         )
+        smoothed = tf.cast(tf.cast(sums, tf.int32) // 13, tf.uint8)
         # Of an image of a single row, the last row is the first.
         rows = image[1:-1]
-        inner = _truncated(smoothed[0, 1:-1, 1:-1])
+        inner = smoothed[0, 1:-1, 1:-1]
         middle = tf.concat([rows[:, :1], inner, rows[:, 1:][:, -1:]], axis=1)
         return tf.concat([image[:1], middle, image[1:][-1:]], axis=0)
 

@@ -10,12 +10,15 @@ exported SavedModel. So this module chooses by backend and device:
   that each runs at full speed, as an NFNet's are. TensorFlow runs narrow
   groups, such as the 8 channels of an NF-RegNet, faster by its own grouped
   convolution (measured at 16×16 pixels and 384 channels: 1.8 ms against
-  8.3 ms, and 7.0 against 25 for the gradients). Exports take the first form
+  8.3 ms, and 7.0 against 25 for the gradients), where it has gradients: on
+  processors without AVX-512 its oneDNN kernels are off, and the others know
+  the forward pass only. Exports take the forward pass as it is
   (`portable_convolutions`), because every runtime can run it.
 """
 
 import contextlib
 import contextvars
+import functools
 
 import keras
 from keras import ops
@@ -60,7 +63,7 @@ def convolve(inputs, kernel, strides, padding, groups, dilation_rate=1):
     if groups == 1:
         return ops.conv(inputs, kernel, **options)
     dtype = keras.backend.standardize_dtype(inputs.dtype)
-    if _native(inputs.shape[-1] // groups, dtype):
+    if _native(inputs.shape[-1] // groups, len(inputs.shape) - 2, dtype):
         return _native_convolution(inputs, kernel, options)
     # ops.conv accepts kernels whose group count follows from the shapes, so
     # each part must really have its own channels: split both.
@@ -116,13 +119,15 @@ def _native_convolution(inputs, kernel, options):
     )
 
 
-def _native(width, dtype):
+def _native(width, axes, dtype):
     """Whether the device has a faster kernel for groups of this width."""
-    # TensorFlow has no such gradient in float16 on CPU.
-    is_narrow = width < WIDE and dtype in ("float32", "bfloat16")
+    backend = keras.backend.backend()
+    is_narrow = width < WIDE
+    if backend == "tensorflow":
+        # On CPU it has no such gradient in float16, and none of volumes.
+        is_narrow &= dtype in ("float32", "bfloat16") and axes < 3
     if _PORTABLE.get():
         return is_narrow
-    backend = keras.backend.backend()
     if backend == "jax":
         import jax
 
@@ -130,8 +135,37 @@ def _native(width, dtype):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return is_narrow or bool(
-            tf.config.list_logical_devices("GPU")
-            or tf.config.list_logical_devices("TPU")
-        )
+        if tf.config.list_logical_devices("GPU") or (
+            tf.config.list_logical_devices("TPU")
+        ):
+            return True
+        return is_narrow and _has_gradients(dtype)
+    return True
+
+
+@functools.cache
+def _has_gradients(dtype):
+    """Whether TensorFlow differentiates grouped convolutions on this CPU."""
+    import tensorflow as tf
+
+    options = {"strides": [1, 1, 1, 1], "padding": "SAME"}
+    # Not by a tape: within init_scope none records.
+    with tf.init_scope(), tf.device("CPU"):
+        images = tf.ones((1, 3, 3, 4), dtype)
+        kernel = tf.ones((3, 3, 2, 4), dtype)
+        try:
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=images.shape,
+                filter=kernel,
+                out_backprop=images,
+                **options,
+            )
+            tf.raw_ops.Conv2DBackpropFilter(
+                input=images,
+                filter_sizes=kernel.shape,
+                out_backprop=images,
+                **options,
+            )
+        except tf.errors.OpError:
+            return False
     return True

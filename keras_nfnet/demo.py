@@ -3,11 +3,12 @@
 `make demo` runs this on the handwritten digits that ship with scikit-learn.
 """
 
-import os
 import time
 from pathlib import Path
 
 import numpy as np
+
+from keras_nfnet.utils.files import replacing
 
 TARGET = 0.985  # held-out accuracy below which the demo fails
 _SHOWN = 10
@@ -126,18 +127,15 @@ def demo(directory="demo", recipe=None, verbose="auto"):
 
 
 def _save(model, path):
-    """Writes a `.keras` file whole or not at all."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    model.save(part)
-    os.replace(part, path)
+    with replacing(path, ".keras") as temporary:
+        model.save(temporary)
 
 
 def _write(path, content):
     if isinstance(content, str):
         content = content.encode("utf-8")
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    with replacing(path) as temporary:
+        Path(temporary).write_bytes(content)
 
 
 def _table(rows, predicted, truth, answer):
@@ -188,6 +186,5 @@ def _plot(path, history, pictures, predicted, scores, signal):
 
     propagation.suptitle("Signal propagation of the trained network")
     signal.draw(propagation.subplots(1, 3))
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    figure.savefig(part, dpi=110)
-    os.replace(part, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

@@ -273,7 +273,7 @@ def test_the_next_version_is_one_more_than_the_largest(tmp_path):
 
 
 def test_a_move_that_fails_restores_what_was_there(tmp_path, monkeypatch):
-    from keras_nfnet.export import staging
+    from keras_nfnet.utils import files
 
     target = tmp_path / "a"
     target.mkdir()
@@ -285,9 +285,9 @@ def test_a_move_that_fails_restores_what_was_there(tmp_path, monkeypatch):
             raise OSError("no space")
         rename(source, destination)
 
-    monkeypatch.setattr(staging.os, "rename", failing)
+    monkeypatch.setattr(files.os, "rename", failing)
     with pytest.raises(OSError, match="no space"):
-        with staging.staged(target) as path:
+        with files.staged(target) as path:
             os.mkdir(path)
     assert os.listdir(tmp_path) == ["a"] and os.listdir(target) == ["old"]
 

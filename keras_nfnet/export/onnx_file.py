@@ -6,7 +6,8 @@ import numpy as np
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.request import checked_request, prepared, silent
-from keras_nfnet.export.staging import staged, writing
+from keras_nfnet.export.staging import writing
+from keras_nfnet.utils.files import staged
 
 PRECISIONS = ("float32", "float16", "int8")
 # What a protobuf file can hold.

@@ -9,13 +9,8 @@ import numpy as np
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.request import checked_request, prepared, silent
-from keras_nfnet.export.staging import (
-    check_file,
-    place,
-    staged,
-    weights_of,
-    writing,
-)
+from keras_nfnet.export.staging import check_file, weights_of, writing
+from keras_nfnet.utils.files import place, staged
 
 PRECISIONS = ("float32", "float16", "int8")
 

@@ -27,9 +27,7 @@ from keras_nfnet.export.contract import contract_of, named
 from keras_nfnet.export.request import silent
 from keras_nfnet.export.staging import (
     check_folder,
-    place,
     refuse_existing,
-    staged,
     writing,
 )
 from keras_nfnet.models.output import (
@@ -37,6 +35,7 @@ from keras_nfnet.models.output import (
     labelled_classes,
     probabilities,
 )
+from keras_nfnet.utils.files import place, staged
 
 _TOP = 5
 

@@ -1,64 +1,9 @@
-"""Writes an artifact whole or not at all."""
+"""Where exports are written: what is refused before and after."""
 
 import contextlib
 import os
-import shutil
-import tempfile
 
-
-@contextlib.contextmanager
-def staged(target, argument="path", beside=()):
-    """Gives a path to write to, and moves it to `target` on success.
-
-    The path lies in a hidden directory beside `target`, so that the move is
-    a rename. If the body raises, or nothing can be moved, `target` is what
-    it was and nothing is left beside it.
-
-    Args:
-        target: Where the file or directory shall be.
-        argument: Name of the caller's argument, for errors.
-        beside: Paths of files in the same folder that `target` cannot do
-            without. The body writes them, under their base names, beside
-            what is yielded.
-
-    Yields:
-        The path to write to, of the same base name; nothing is there yet.
-
-    Raises:
-        ValueError: If the folder that `target` is in cannot be made or
-            written.
-    """
-    target = place(target)
-    folder = _scratch_folder(target, argument)
-    try:
-        new = os.path.join(folder, os.path.basename(target))
-        yield new
-        _move(
-            [
-                (os.path.join(folder, os.path.basename(path)), path)
-                for path in map(place, (*beside, target))
-            ],
-            os.path.join(folder, "replaced"),
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _scratch_folder(target, argument):
-    parent, name = os.path.split(target)
-    try:
-        os.makedirs(parent, exist_ok=True)
-        return tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
-    except OSError as error:
-        raise ValueError(
-            f"`{argument}` must be in a folder that can be written. "
-            f"Received: {argument}={target!r} ({error.strerror})"
-        ) from error
-
-
-def place(path):
-    """The absolute path that a caller means: `~` is the home folder."""
-    return os.path.abspath(os.path.expanduser(path))
+from keras_nfnet.utils.files import place, scratch_folder
 
 
 def check_file(path, overwrite, ending):
@@ -92,7 +37,7 @@ def check_folder(path, argument):
     Raises:
         ValueError: Saying which.
     """
-    os.rmdir(_scratch_folder(place(path), argument))
+    os.rmdir(scratch_folder(place(path), argument))
 
 
 def refuse_existing(path, overwrite, argument):
@@ -144,28 +89,3 @@ def size_of(path):
         for folder, _, files in os.walk(path)
         for file in files
     )
-
-
-def _move(moves, replaced):
-    """Renames all or none; `moves` are pairs of a new path and its target."""
-    (new, target), *others = moves
-    if not others and (os.path.isfile(new) or not os.path.lexists(target)):
-        os.replace(new, target)
-        return
-    # A directory cannot be renamed over one that holds files. And of several
-    # files the last one says that they are there: it goes first, and comes
-    # last.
-    undo = []
-    try:
-        for index, (_, target) in reversed(list(enumerate(moves))):
-            if os.path.lexists(target):
-                old = f"{replaced}{index}"
-                os.rename(target, old)
-                undo.append((old, target))
-        for new, target in moves:
-            os.rename(new, target)
-            undo.append((target, new))
-    except BaseException:
-        for source, destination in reversed(undo):
-            os.rename(source, destination)
-        raise

@@ -6,23 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_nfnet.utils.files import FileError
+
+WeightsFileError = FileError  # Its name where the file is one of weights.
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NAMED = 5  # Entries named in a message before "and N more".
-
-
-class WeightsFileError(OSError, ValueError):
-    """A file that cannot be reached, read or written.
-
-    Both an `OSError` and a `ValueError`, since from the caller's side it is
-    either the disk, the network or the argument.
-    """
-
-    def __init__(self, message):
-        super().__init__(message)
-        self.message = message
-
-    def __str__(self):
-        return self.message
 
 
 @dataclasses.dataclass(frozen=True)

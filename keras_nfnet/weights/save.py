@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 
-from keras_nfnet.weights.atomic import replacing
+from keras_nfnet.utils.files import replacing
 from keras_nfnet.weights.check import checksum_of
 from keras_nfnet.weights.files import CHECKSUM, CHECKSUMS, path_of
 from keras_nfnet.weights.haiku import tree_of, values_of

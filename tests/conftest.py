@@ -1,14 +1,21 @@
 """What all tests share."""
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Neither read nor written is what the user's Keras keeps.
+os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras_home")
 
 import keras
 import numpy as np
 import pytest
+
+atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)
 
 if keras.backend.backend() == "torch":
     import torch

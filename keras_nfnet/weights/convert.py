@@ -63,6 +63,7 @@ def convert(source, destination, layout=None):
             f"The file {source!r} ({theirs.name} names)",
             "is not a whole NFNet",
         )
+        contents.compare_with_known(source)
         arrays = {
             key: theirs.from_file(key, arrays.pop(names[key])) for key in shapes
         }

@@ -9,7 +9,7 @@ import stat
 
 import numpy as np
 
-from keras_nfnet.weights import layouts
+from keras_nfnet.weights import known, layouts
 from keras_nfnet.weights.bounds import check_size, one_line
 from keras_nfnet.weights.check import Entry, WeightsFileError
 from keras_nfnet.weights.layout import Layout, layout_of
@@ -43,10 +43,26 @@ class Contents:
     Args:
         layout: How the file names its entries.
         entries: `{name: Entry}`, readable while the file is open.
+        is_sealed: Whether the file has a checksum over all of it, which is
+            right.
     """
 
     layout: Layout
     entries: dict
+    is_sealed: bool = False
+
+    def compare_with_known(self, path):
+        """Compares a file without checksums of its own with what is known.
+
+        To be called once its values are read and found sound.
+
+        Raises:
+            ValueError: If it is a published file, but damaged.
+        """
+        if not self.is_sealed and not all(
+            entry.checksum for entry in self.entries.values()
+        ):
+            known.check(path, is_pickle=self.layout in layouts.HAIKU)
 
 
 def shapes_in(contents):
@@ -112,6 +128,7 @@ def open_weights(source):
             f"The file cannot be read ({error.strerror}). "
             f"Received: weights={path!r}"
         ) from error
+    known.refuse_damaged(path)
     with contextlib.ExitStack() as stack:
         try:
             contents = _open(path, head, stack)
@@ -158,16 +175,17 @@ def _open(path, head, stack):
     if _starts_a_pickle(head):
         from keras_nfnet.weights.pickles import read_haiku_pickle
 
+        is_sealed = known.is_sealed(path)
         file = stack.enter_context(open(path, "rb"))
         entries = read_haiku_pickle(file)
-        return _contents(entries, layouts.HAIKU)
+        return _contents(entries, layouts.HAIKU, is_sealed)
     raise ValueError(f"it is not {_KINDS}")
 
 
-def _contents(entries, among):
+def _contents(entries, among, is_sealed=False):
     if len(entries) > _MOST_ENTRIES:
         raise ValueError("it has more entries than any network")
-    return Contents(layout_of(entries, among), entries)
+    return Contents(layout_of(entries, among), entries, is_sealed)
 
 
 def _starts_a_pickle(head):
@@ -261,6 +279,11 @@ def _open_h5(path, stack):
             # Keras keeps the states of random generators here as well.
             if "/seed_generator" not in below
         }
+        if any(entry.checksum for entry in entries.values()):
+            entries = {
+                name: dataclasses.replace(entry, checksum=entry.checksum or "")
+                for name, entry in entries.items()
+            }
     except ValueError:
         raise
     except Exception as error:  # h5py has no error of its own.

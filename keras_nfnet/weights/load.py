@@ -133,6 +133,7 @@ def _load(variables, source, new_head):
             if not hint:
                 raise
             raise ValueError(f"{error}. {hint}") from error
+        contents.compare_with_known(path)
         values = {
             key: layout.from_file(key, arrays.pop(names[key]))
             for key in variables

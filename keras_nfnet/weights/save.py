@@ -9,6 +9,7 @@ from keras_nfnet.utils.files import replacing
 from keras_nfnet.weights.check import checksum_of
 from keras_nfnet.weights.files import CHECKSUM, CHECKSUMS, path_of
 from keras_nfnet.weights.haiku import tree_of, values_of
+from keras_nfnet.weights.known import sealing
 from keras_nfnet.weights.layout import layout_for
 from keras_nfnet.weights.layouts import HAIKU, KERAS_H5, OWN, TIMM
 from keras_nfnet.weights.structure import whole_network
@@ -126,7 +127,11 @@ def _write_h5(arrays, path):
 
 def _write_pickle(arrays, path):
     _refuse_infinite(arrays)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w+b") as file,
+        sealing(file),
+    ):
         # Protocol 4 is the newest that names nothing but arrays and dtypes
         # in the way that every NumPy reads.
         pickle.dump(tree_of(arrays), file, protocol=4)

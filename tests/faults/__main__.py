@@ -1,6 +1,7 @@
 """Injects faults and writes docs/reliability.md: `make faults`."""
 
 import argparse
+import os
 import pathlib
 import tempfile
 import time
@@ -21,6 +22,9 @@ def main():
             f"kinds must be of {', '.join(scorecard.KINDS)}. "
             f"Received: {', '.join(sorted(unknown))}"
         )
+    # Neither read nor written is what the user's Keras keeps.
+    home = tempfile.TemporaryDirectory()
+    os.environ["KERAS_HOME"] = home.name
     for kind in options.kinds:
         rows, start = [], time.monotonic()
         print(f"{kind}: {scorecard.module(kind).TITLE}", flush=True)

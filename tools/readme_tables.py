@@ -216,8 +216,6 @@ def exports():
 
 
 def faults():
-    serving = read("export_serving.json")
-    answers = {answer: count for _, answer, count in serving["answers"]}
     engines = read("checkpoint_engines.json")["engines"]
     runs = read("kill_run.json")
     body = [
@@ -252,13 +250,6 @@ def faults():
                 f"(Orbax: {engines['orbax'][kind]['silent']})",
             )
         )
-    body.append(
-        (
-            link("gRPC requests with 1% junk, 8 clients", "export_serving"),
-            f"{answers['OK']:,} answered, {answers['INVALID_ARGUMENT']:,} "
-            f"junk ones INVALID_ARGUMENT, memory {serving['growth']:+.1%}",
-        )
-    )
     return rows(("", ""), body)
 
 

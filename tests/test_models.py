@@ -251,6 +251,50 @@ def test_keras_file_keeps_everything(tiny, tmp_path):
         np.testing.assert_array_equal(mine, others)
 
 
+def _sequential(model):
+    return keras.Sequential([keras.Input((32, 32, 3)), model])
+
+
+def _nested(model):
+    inputs = keras.Input((32, 32, 3))
+    return keras.Model(inputs, keras.layers.Dense(5)(model(inputs)))
+
+
+@pytest.mark.parametrize(
+    "around",
+    [lambda model: model, _sequential, _nested, keras_nfnet.features],
+    ids=["alone", "sequential", "nested", "features"],
+)
+@pytest.mark.parametrize("ending", [".h5", ".hdf5"])
+def test_keras_legacy_files_load_with_the_package(
+    tiny, around, ending, tmp_path
+):
+    model = around(tiny())
+    path = tmp_path / f"model{ending}"
+    keras.saving.save_model(model, path)
+    loaded = keras.saving.load_model(path, compile=False)
+    assert type(loaded) is type(model)
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3), "float32")
+    for mine, others in zip(
+        keras.tree.flatten(loaded.predict(x)),
+        keras.tree.flatten(model.predict(x)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine, others)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("around", [lambda model: model, _nested])
+def test_keras_legacy_files_that_would_lose_sam_are_refused(
+    tiny, around, tmp_path
+):
+    model = tiny()
+    model.compile("sgd", "mse", sam_rho=0.05)
+    with pytest.raises(ValueError, match=r"\.keras.*sam_rho=0\.05"):
+        keras.saving.save_model(around(model), tmp_path / "model.h5")
+    around(model).get_config()
+
+
 def test_clone_has_the_same_class_and_weights_shapes(tiny):
     model = tiny()
     clone = keras.models.clone_model(model)

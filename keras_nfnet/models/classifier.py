@@ -170,8 +170,7 @@ class NFNetModel(LeavesOutSkippedSteps, TrainingStep, keras.Model):
 
         Raises:
             ValueError: If the path ends in `.h5` or `.hdf5`: that format
-                has no place for SAM's settings, and its files do not name
-                this class so that Keras could load them.
+                has no place for SAM's settings.
         """
         if str(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(
@@ -181,6 +180,23 @@ class NFNetModel(LeavesOutSkippedSteps, TrainingStep, keras.Model):
                 f"Received: filepath={str(filepath)!r}"
             )
         return super().save(filepath, *args, **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        # Only Keras's HDF5 format has layers without their module. A model
+        # gets there by `keras.saving.save_model`, or inside another.
+        if (
+            self.compiled
+            and self._sam_rho
+            and "module" not in config["layers"][0]
+        ):
+            raise ValueError(
+                "A model that is compiled with SAM cannot be saved in Keras's "
+                "legacy HDF5 format, which has no place for SAM's settings. "
+                "Use a path that ends in `.keras`. "
+                f"Received: sam_rho={self._sam_rho!r}"
+            )
+        return config
 
     def train_on_batch(
         self,
@@ -232,6 +248,10 @@ class NFNetModel(LeavesOutSkippedSteps, TrainingStep, keras.Model):
         own = {name: log for name, log in own.items() if name not in logs}
         self._own_logs = tuple(own)
         return {**logs, **own}
+
+
+# Keras's HDF5 files name a model's class without its package.
+keras.saving.get_custom_objects()[NFNetModel.__name__] = NFNetModel
 
 
 def _stage(path):

@@ -6,6 +6,8 @@ Reference: Foret et al., arXiv:2010.01412.
 import numpy as np
 from keras import ops, tree
 
+from keras_nfnet.optimizers.clipping import power_scale
+
 
 def uphill(values, gradients, rho):
     """The point `w + rho * g / ‖g‖`, ‖g‖ over all gradients together.
@@ -22,16 +24,14 @@ def uphill(values, gradients, rho):
     """
     full = [None if g is None else ops.cast(g, "float32") for g in gradients]
     present = [g for g in full if g is not None]
-    # Divided by the largest value, the squares of no gradient overflow.
     largest = ops.max(ops.stack([ops.max(ops.abs(g)) for g in present]))
-    # The smallest normal number guards a gradient of zero.
-    largest = ops.maximum(largest, float(np.finfo("float32").tiny))
-    norm = ops.sqrt(sum(ops.sum(ops.square(g / largest)) for g in present))
-    factor = rho / ops.maximum(norm, 1e-12)
+    scale, _ = power_scale(largest)
+    norm = ops.sqrt(sum(ops.sum(ops.square(g * scale)) for g in present))
+    factor = rho / ops.maximum(norm, 1e-30)  # For a gradient of zero.
     return [
         value
         if g is None
-        else value + ops.cast(g / largest * factor, value.dtype)
+        else value + ops.cast(g * scale * factor, value.dtype)
         for value, g in zip(values, full, strict=True)
     ]
 

@@ -28,8 +28,9 @@ def with_agc(optimizer_class):
     `clipping=0.01`, `eps=1e-3`, `exclude_from_clipping` and `ema_decay`,
     which are as for `keras_nfnet.SGDAGC`. It clips the gradient summed over
     replicas, unscaled and accumulated, and skips a step whose gradient is
-    not finite. The optimizer's own weight decay stays decoupled, and comes
-    after AGC has read the weights.
+    not finite, or is beyond 1e18 where it is not clipped. The optimizer's
+    own weight decay stays decoupled, and comes after AGC has read the
+    weights.
 
     Args:
         optimizer_class: A subclass of `keras.optimizers.Optimizer`, such as

@@ -21,6 +21,8 @@ from keras_nfnet.optimizers.rules import Rule
 
 # The default of `exclude_from_clipping`: the classifier's kernel.
 CLASSIFIER = "classifier"
+# Squares are finite up to 1.8e19 in float32.
+_LARGEST_UNCLIPPED = 1e18
 KERAS_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
@@ -28,9 +30,9 @@ class ClippedOptimizer:
     """Mixin of Keras optimizers: AGC, a guard, and an average of weights.
 
     One step: the gradient of the whole batch is checked (one that is not
-    finite changes nothing), clipped unit by unit, and handed to
-    `clipped_step`, where the optimizer itself is; then the average of the
-    weights follows, if there is one.
+    finite, or beyond 1e18 where it is not clipped, changes nothing), clipped
+    unit by unit, and handed to `clipped_step`, where the optimizer itself
+    is; then the average of the weights follows, if there is one.
     """
 
     # Whether the gradient of the step being made is finite; `None` between
@@ -137,10 +139,23 @@ class ClippedOptimizer:
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         # The whole step is skipped, on all replicas, if one value of one
-        # gradient is not finite: a NaN survives the sum over replicas.
-        grads = [ops.convert_to_tensor(gradient) for gradient in grads]
+        # gradient is not finite or too large: a NaN survives the sum over
+        # replicas.
+        grads = [
+            ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
+            for gradient, variable in zip(
+                grads, trainable_variables, strict=True
+            )
+        ]
         finite = ops.all(
-            ops.stack([ops.all(ops.isfinite(gradient)) for gradient in grads])
+            ops.stack(
+                [
+                    self._can_be_used(gradient, variable)
+                    for gradient, variable in zip(
+                        grads, trainable_variables, strict=True
+                    )
+                ]
+            )
         )
         poison = ops.where(finite, 0.0, float("nan"))
         grads = [
@@ -155,6 +170,20 @@ class ClippedOptimizer:
             )
         finally:
             self._finite = None
+
+    def _can_be_used(self, gradient, variable):
+        """Whether a step can be made of a gradient, as a boolean tensor.
+
+        NOTE: one that is not clipped has a bound as well. The squares that
+        most optimizers take are infinite beyond it, and their moments then
+        stay so.
+        """
+        # What has the size on each replica overflows in the sum.
+        gradient = gradient * _replicas()
+        if self._is_clipped[self._get_variable_index(variable)]:
+            return ops.all(ops.isfinite(gradient))
+        magnitude = ops.abs(ops.cast(gradient, "float32"))
+        return ops.all(magnitude <= _LARGEST_UNCLIPPED)  # False for NaN.
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
@@ -237,11 +266,19 @@ class ClippedOptimizer:
 
     @property
     def averages(self):
-        """`(variable, its moving average)` of each variable that has one."""
+        """`(variable, its moving average)` of each variable that has one.
+
+        Before the first step the average of a variable is its value.
+        """
         if not self.built or not self._averages:
             return []
+        is_made = int(self._steps_made) > 0
         pairs = zip(self._trainable_variables, self._averages, strict=True)
-        return [(v, average) for v, average in pairs if average is not None]
+        return [
+            (variable, average if is_made else variable)
+            for variable, average in pairs
+            if average is not None
+        ]
 
     @property
     def skipped_steps(self):
@@ -329,6 +366,15 @@ class ClippedOptimizer:
         raise AttributeError(
             f"{type(self).__name__!r} object has no attribute {name!r}"
         )
+
+
+def _replicas():
+    """Replicas whose gradients are summed after they are checked."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _is_classifier(rule):

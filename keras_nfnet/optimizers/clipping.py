@@ -7,13 +7,14 @@ import math
 import numbers
 from collections.abc import Iterable
 
+import keras
 from keras import ops
 
 from keras_nfnet.optimizers.arguments import positive
 
-# The squares of what is below, summed over a unit of 1e10 values, stay
-# within float32.
-_LARGE = 1e14
+# By type: beyond 2**±limit values are scaled by 2**∓shift before they are
+# squared. The sum of 2**32 squares then stays within the type's range.
+_SCALES = {"float32": (46, 80), "float64": (400, 700)}
 
 
 def unitwise_norm(x, axis=None):
@@ -42,8 +43,8 @@ def unitwise_norm(x, axis=None):
     Reference: arXiv:2102.06171, section 4, eq. 3.
     """
     x = ops.convert_to_tensor(x)
-    scale, norm = _scaled_norm(x, unit_axes(x.shape, axis))
-    return scale * norm
+    norm, _, unscale = _scaled_norm(_wide(x), unit_axes(x.shape, axis))
+    return ops.cast(norm * unscale, x.dtype)
 
 
 def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3, axis=None):
@@ -130,27 +131,58 @@ def clip_units(gradient, parameter, clipping, eps, axes):
     Returns:
         The clipped gradient, and a float32 scalar.
     """
-    dtype = gradient.dtype
-    full = ops.cast(gradient, "float32")
-    scale, norm = _scaled_norm(full, axes)
-    w_scale, w_norm = _scaled_norm(ops.cast(parameter, "float32"), axes)
-    bound = clipping * ops.maximum(w_scale * w_norm, eps)
+    wide = _wide(gradient)
+    norm, scale, _ = _scaled_norm(wide, axes)
+    w_norm, w_scale, w_unscale = _scaled_norm(_wide(parameter), axes)
+    bound = clipping * ops.maximum(w_norm, eps * w_scale) * w_unscale
     # 1e-6 guards the division, as in the authors' code.
-    factor = bound / ops.maximum(norm, 1e-6)
-    exceeds = scale * norm > bound
-    clipped = ops.where(exceeds, full / scale * factor, full)
-    return ops.cast(clipped, dtype), ops.sum(ops.cast(exceeds, "float32"))
+    factor = bound / ops.maximum(norm, 1e-6 * scale)
+    exceeds = norm > bound * scale
+    clipped = ops.where(exceeds, wide * scale * factor, wide)
+    count = ops.sum(ops.cast(exceeds, "float32"))
+    return ops.cast(clipped, gradient.dtype), count
+
+
+def power_scale(largest):
+    """What values of any size are multiplied by, so that squares fit.
+
+    A power of two: to multiply by it and back changes no bit. (A quotient
+    would not do: XLA computes `x * (1 / y)`, and `1 / 3e38` is zero there.)
+
+    Args:
+        largest: The largest magnitude, a float32 or float64 tensor.
+
+    Returns:
+        `(scale, 1 / scale)`, tensors like `largest`; 1 where the values are
+        neither large nor small.
+    """
+    limit, shift = _SCALES[keras.backend.standardize_dtype(largest.dtype)]
+    one = ops.ones_like(largest)
+
+    def chosen(large, small):
+        scale = ops.where(largest < 2.0**-limit, small * one, one)
+        return ops.where(largest > 2.0**limit, large * one, scale)
+
+    return chosen(2.0**-shift, 2.0**shift), chosen(2.0**shift, 2.0**-shift)
+
+
+def _wide(x):
+    """A tensor in float32, or float64 if it is of that type."""
+    is_double = keras.backend.standardize_dtype(x.dtype) == "float64"
+    return ops.cast(x, "float64" if is_double else "float32")
 
 
 def _scaled_norm(x, axes):
-    """`(scale, norm)` of each unit, whose product is the Euclidean norm.
+    """`(norm * scale, scale, 1 / scale)` of each unit.
 
-    The scale is 1, or the largest magnitude in a unit whose squares would
-    overflow. Dividing by 1 changes no bit.
+    The norm alone may be beyond the range of the type.
     """
+    magnitudes = ops.abs(x)
+    largest = (
+        ops.max(magnitudes, axis=axes, keepdims=True) if axes else magnitudes
+    )
+    scale, unscale = power_scale(largest)
     if not axes:
-        return ops.ones_like(x), ops.abs(x)
-    largest = ops.max(ops.abs(x), axis=axes, keepdims=True)
-    scale = ops.where(largest > _LARGE, largest, ops.ones_like(largest))
-    squares = ops.square(x / scale)
-    return scale, ops.sqrt(ops.sum(squares, axis=axes, keepdims=True))
+        return magnitudes * scale, scale, unscale
+    squares = ops.sum(ops.square(x * scale), axis=axes, keepdims=True)
+    return ops.sqrt(squares), scale, unscale

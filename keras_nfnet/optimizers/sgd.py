@@ -24,7 +24,8 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
     One step, in this order: sum the gradients over replicas (Keras does),
     clip each unit, add `weight_decay * w`, then `m = momentum * m + g` and
     `w -= learning_rate * (g + momentum * m)`. A step whose gradient holds a
-    value that is not finite changes no weight, only the step count.
+    value that is not finite, or one beyond 1e18 where it is not clipped,
+    changes no weight, only the step count.
 
     NOTE: Keras's own SGD keeps the learning rate inside its velocity and
     decouples weight decay; under a schedule that is another optimizer.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_nfnet import SGDAGC, WarmupCosine, adaptive_clip
+from keras_nfnet.optimizers import unitwise_norm
 
 
 def norms(x):
@@ -110,3 +111,67 @@ def test_schedule_warms_up_and_falls_to_zero():
         WarmupCosine(0.1, 10, 10)
     with pytest.raises(ValueError, match="peak"):
         WarmupCosine(-0.1, 10, 1)
+
+
+@pytest.mark.parametrize("size", [1e15, 1e37, 3e38])
+@pytest.mark.parametrize("parameter_size", [1.0, 1e20])
+def test_gradients_of_any_finite_size_are_clipped(size, parameter_size):
+    signs = np.where(np.arange(24) % 2, -1, 1).reshape(6, 4)
+    gradient = (size * signs).astype("float32")
+    parameter = np.full((6, 4), parameter_size, "float32")
+    bound = 0.01 * norms(parameter)
+    expected = gradient * np.minimum(1, bound / norms(gradient))
+    clipped = adaptive_clip(gradient, parameter)
+    np.testing.assert_allclose(clipped, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("power", [-60, 60, 100])
+def test_scales_of_large_and_small_values_change_no_bit(power):
+    generator = np.random.default_rng(0)
+    gradient = generator.standard_normal((6, 4)).astype("float32")
+    parameter = generator.standard_normal((6, 4)).astype("float32")
+    scale = np.float32(2.0**power)
+    if power > 0:  # The authors' 1e-6 guards the smallest norms.
+        clipped = adaptive_clip(
+            gradient * scale, parameter * scale, eps=1e-3 * float(scale)
+        )
+        expected = np.asarray(adaptive_clip(gradient, parameter)) * scale
+        np.testing.assert_array_equal(clipped, expected)
+    norm = np.asarray(unitwise_norm(gradient)) * scale
+    np.testing.assert_array_equal(unitwise_norm(gradient * scale), norm)
+    half = unitwise_norm(np.full((4, 1), 300, "float16"))
+    np.testing.assert_array_equal(half, np.float16(600))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e37])
+def test_a_step_is_skipped_as_a_whole_and_is_not_averaged(value):
+    kernel = keras.Variable(np.ones((6, 4), "float32"), name="kernel")
+    head = keras.Variable(np.ones((4, 3), "float32"), name="head")
+    optimizer = SGDAGC(0.1, exclude_from_clipping=["head"], ema_decay=0.9)
+    good = [keras.ops.ones((6, 4)), keras.ops.ones((4, 3))]
+    # Not clipped, so that 1e37 would reach the weights.
+    bad = np.ones((4, 3), "float32")
+    bad[1, 1] = value
+    optimizer.apply([good[0], keras.ops.array(bad)], [kernel, head])
+    assert int(optimizer.skipped_steps) == 1
+    for variable, average in optimizer.averages:
+        np.testing.assert_array_equal(variable, 1)
+        np.testing.assert_array_equal(average, 1)
+    optimizer.apply(good, [kernel, head])
+    assert int(optimizer.skipped_steps) == 1
+    for variable, average in optimizer.averages:
+        assert np.all(np.asarray(variable) < 1)
+        expected = 0.1 + 0.9 * np.asarray(variable)
+        np.testing.assert_allclose(average, expected, rtol=1e-6)
+
+
+def test_a_step_that_a_narrower_type_cannot_hold_is_skipped_as_a_whole():
+    variables = [
+        keras.Variable(np.ones(4), dtype="float16", name=name)
+        for name in ("a", "b")
+    ]
+    optimizer = SGDAGC(0.1, exclude_from_clipping=None, ema_decay=0.9)
+    optimizer.apply([keras.ops.full((4,), 1e6), keras.ops.ones(4)], variables)
+    assert int(optimizer.skipped_steps) == 1
+    for variable in variables:
+        np.testing.assert_array_equal(variable, 1)

@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from keras_nfnet import SGDAGC, with_agc
 from keras_nfnet.models.classifier import NFNetModel
-from keras_nfnet.models.sam import share_of
+from keras_nfnet.models.sam import share_of, uphill
 
 ALMOST_NONE = 1e-7
 SIZE = 12
@@ -223,6 +223,16 @@ def test_sam_weighs_examples_as_keras_does(make):
 )
 def test_sam_goes_with_any_optimizer(optimizer):
     check_alike(lists, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-37, 1e-13, 1.0, 1e37, 3e38])
+def test_the_way_uphill_is_as_long_for_gradients_of_any_size(size):
+    gradients = [np.float32(size) * np.float32([1, -1]), np.zeros(3, "float32")]
+    values = [ops.zeros(2), ops.zeros(3)]
+    there = uphill(values, [ops.array(g) for g in gradients], rho=0.05)
+    expected = 0.05 * np.sign(gradients[0]) / np.sqrt(2)
+    np.testing.assert_allclose(there[0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(there[1], 0)
 
 
 def test_sam_moves_to_the_point_uphill():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import values
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 
@@ -181,3 +182,9 @@ def test_two_processes_on_jax_are_one_device(one, clipped_by_parts, tmp_path):
     ]
     finish(*processes)
     check(np.load(out), clipped_by_parts, one("jax"), replicas=2, workers=2)
+
+
+def test_a_gradient_that_overflows_in_the_sum_is_skipped_everywhere():
+    injected = ("float32", 2, "SGDAGC")
+    ((counts, wrong),) = values.in_process("tensorflow", 2, [injected])
+    assert sum(counts.values()) == 288 and not wrong

@@ -272,7 +272,7 @@ class ClippedOptimizer:
         """
         if not self.built or not self._averages:
             return []
-        is_made = int(self._steps_made) > 0
+        is_made = int(ops.convert_to_numpy(self._steps_made)) > 0
         pairs = zip(self._trainable_variables, self._averages, strict=True)
         return [
             (variable, average if is_made else variable)

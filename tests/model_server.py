@@ -44,6 +44,8 @@ LARGEST_MESSAGE = 64 * 2**20
 LARGEST_BODY = 16 * 2**20
 LARGEST_BATCH = 1024
 SECONDS_TO_READ = 10
+# gRPC's clients take headers of 8 KB.
+_LONGEST_WORDS = 1000
 _LARGEST_FLOAT = float(np.finfo("float32").max)
 _PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict")
 _STATUS = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(/metadata)?")
@@ -55,7 +57,7 @@ class Refused(Exception):
     """A request that is answered by an error."""
 
     def __init__(self, message, code="INVALID_ARGUMENT"):
-        super().__init__(message)
+        super().__init__(message[:_LONGEST_WORDS])
         self.code = grpc.StatusCode[code]
 
 
@@ -125,7 +127,11 @@ class Model:
         newest, number = self.newest, None
         if spec.HasField("version"):
             number = spec.version.value
-        if spec.name != self.name or number not in (None, newest.number):
+        if (
+            newest is None
+            or spec.name != self.name
+            or number not in (None, newest.number)
+        ):
             wanted = (
                 f"Latest({spec.name})"
                 if number is None
@@ -511,6 +517,7 @@ def _handler(model):
 
         def send_error(self, code, message=None, explain=None):
             """What is no HTTP, or another method, is answered in JSON too."""
+            self.request_version = self.protocol_version
             self.fail(code, message or http.HTTPStatus(code).phrase)
 
         def log_message(self, *arguments):

@@ -8,6 +8,8 @@
 #                      docs/reliability.md; KINDS="hostile" some kinds only
 # make constraints     constraints.txt from what .venv holds; opt in by
 #                      make clean; make test CONSTRAINTS=constraints.txt
+# make audit         asks pip-audit about the versions in constraints.txt;
+#                    needs its data, from the network
 # make release-check   sdist and wheel, tried where the source cannot be seen
 PYTHON ?= python3
 # The Pythons on which `make release-check` tries the wheel.
@@ -42,7 +44,7 @@ OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 PARALLEL := -n auto --dist worksteal
 
 .PHONY: demo test test-versions test-oldest test-newest test-torch \
-	test-openvino faults constraints \
+	test-openvino faults constraints audit \
 	release-check lint format clean
 
 demo: .venv/.train
@@ -88,6 +90,12 @@ endef
 constraints: .venv/.dev
 	$(BIN)/python tools/constraints.py > $@.new
 	mv $@.new $@.txt
+
+# Strict: without its data, pip-audit skips all and says that it found none.
+audit: .venvs/audit/.created
+	.venvs/audit/bin/python -m pip install --quiet --upgrade pip-audit
+	.venvs/audit/bin/pip-audit --strict --disable-pip --no-deps \
+		--requirement constraints.txt
 
 release-check: .venv/.dev
 	$(BIN)/python tools/release_check.py $(addprefix --python ,$(PYTHONS))

@@ -223,7 +223,7 @@ def load(server, count, seconds, good, junk, own, swap):
         for version in [said] if said else own:
             difference = np.abs(own[version][index] - value).max()
             if difference <= TOLERANCE[good[index][0]]:
-                return f"right, of version {version}"
+                return f"right by version {version}"
         return "wrong"
 
     def work(client):
@@ -537,6 +537,10 @@ def attack(server, attacks, outcome, say):
     return counts, seconds, most
 
 
+def _worst_last(outcome):
+    return not outcome[0].startswith("right"), outcome[0]
+
+
 def rows(full, folder, say):
     """The rows of the scorecard."""
     served = folder / "served"
@@ -571,7 +575,7 @@ def rows(full, folder, say):
             f"requests of {CLIENTS} clients, {CLIENTS - REST_CLIENTS} over "
             f"gRPC and {REST_CLIENTS} over REST; 1% junk; version 1 swapped "
             "for 2 half-way",
-            dict(sorted(counts.items(), reverse=True)),
+            dict(sorted(counts.items(), key=_worst_last)),
             short,
             f"{counts.total() / spent:.0f} a second, median "
             f"{1e3 * np.median(delays):.0f} ms, 99th percentile "

@@ -31,6 +31,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     """
     import tensorflow as tf
 
+    from keras_nfnet.data.decoding import decode_picture
     from keras_nfnet.data.description import description
     from keras_nfnet.data.pipeline import load_split
     from keras_nfnet.diagnostics import signal_propagation
@@ -106,10 +107,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     _plot(
         directory / "results.png",
         result.history,
-        [
-            tf.io.decode_image(e).numpy()[..., 0]
-            for e in encoded.numpy()[:_SHOWN]
-        ],
+        [decode_picture(e)[..., 0] for e in encoded.numpy()[:_SHOWN]],
         predicted[:_SHOWN],
         answer["scores"].numpy()[:_SHOWN, 0],
         signal_propagation(model),

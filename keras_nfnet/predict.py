@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from keras_nfnet.data.decoding import decode_picture
 from keras_nfnet.data.labels import best, class_names, read_labels
 from keras_nfnet.data.preprocessing import (
     EVALUATION_MARGIN,
-    decode_picture,
     evaluation_picture,
     sides,
 )
@@ -31,7 +31,9 @@ def predict(
     costs no waiting.
 
     Args:
-        pictures: A list of paths, or of encoded bytes; or one of them.
+        pictures: A list of paths, or of encoded bytes; or one of them, of
+            the formats of `keras_nfnet.data.decode_picture`. EXIF
+            orientation is not applied.
         variant: Name of a variant, such as `"F0"` or `"eca_nfnet_l0"`, or
             the path of a `.keras` file, such as a run leaves.
         weights: Of a variant: `"imagenet"` or the path of a file, as for

@@ -38,6 +38,7 @@ REFUSE_NOTHING = {
 # These follow nobody's paper or code: they have no Reference.
 OWN = {
     "keras_nfnet.data.decode_picture",
+    "keras_nfnet.data.set_max_pixels",
     "keras_nfnet.export.ExportReport",
     "keras_nfnet.training.recipes.names",
     "keras_nfnet.training.recipes.recipe",

@@ -7,8 +7,8 @@ from sklearn.datasets import load_sample_image
 
 import keras_nfnet
 from keras_nfnet.data.description import description
+from keras_nfnet.data.decoding import decode_picture
 from keras_nfnet.data.preprocessing import (
-    decode_picture,
     evaluation_picture,
     preprocess_input,
 )

@@ -5,12 +5,9 @@ it is made of) are imported only where they are used.
 """
 
 from keras_nfnet.data.augmentation import Augmentation
+from keras_nfnet.data.decoding import decode_picture, set_max_pixels
 from keras_nfnet.data.labels import decode_predictions, imagenet_labels
-from keras_nfnet.data.preprocessing import (
-    decode_picture,
-    evaluation_picture,
-    preprocess_input,
-)
+from keras_nfnet.data.preprocessing import evaluation_picture, preprocess_input
 
 __all__ = [
     "Augmentation",
@@ -19,4 +16,5 @@ __all__ = [
     "evaluation_picture",
     "imagenet_labels",
     "preprocess_input",
+    "set_max_pixels",
 ]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from keras_nfnet.data.labels import is_utf8
 
+# Of the formats that `decode_picture` reads.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp"),
-    *(".tif", ".tiff"),
 )
 # Names by which a folder is taken for a split, where its content allows it.
 _SPLITS = re.compile(r"(train|test|val|valid|dev|eval)(ing|idation|uation)?\d*")

@@ -1,12 +1,9 @@
-"""From a picture to what the network takes, on any Keras backend.
+"""From pixels to what the network takes, on any Keras backend.
 
-`decode_picture` → `evaluation_picture` → `preprocess_input` is the paper's
-evaluation. `graph_preprocessing.py` is the same inside TensorFlow graphs.
+`evaluation_picture` → `preprocess_input` is the paper's evaluation. `graph_preprocessing.py` is the same inside TensorFlow graphs.
 """
 
-import io
 import math
-import os
 import sys
 
 import keras
@@ -109,69 +106,6 @@ def preprocess_input(x, data_format=None):
     # The other backends' operations take no tensor of a TensorFlow graph.
     cast = tensorflow.cast if is_tensorflow else ops.cast
     return cast((cast(x, inner) - mean) / std, result_dtype)
-
-
-def decode_picture(source):
-    """Reads a picture file of any common format.
-
-    Args:
-        source: A path, or the encoded bytes: JPEG (CMYK too), PNG (palette
-            and 16 bits too), WebP, GIF, BMP, TIFF and what else Pillow
-            reads.
-
-    Returns:
-        A `uint8` array `(height, width, 3)`, RGB 0–255; of an animation the
-        first frame. Like TensorFlow's decoder it drops transparency, takes
-        the high byte of 16 bits and does not turn the picture by its EXIF
-        orientation, so that training and prediction see the same.
-
-    Raises:
-        ValueError: If it is missing, a directory, empty or no picture.
-
-    Example:
-
-    >>> keras.utils.save_img("black.png", np.zeros((8, 12, 3)), scale=False)
-    >>> keras_nfnet.data.decode_picture("black.png").shape
-    (8, 12, 3)
-    """
-    from PIL import Image
-
-    if isinstance(source, bytes | bytearray | memoryview):
-        name, encoded = "the given bytes", bytes(source)
-    else:
-        name, encoded = repr(str(source)), _read(source)
-    if not encoded:
-        raise ValueError(f"A picture must not be empty. Received: {name}")
-    try:
-        with Image.open(io.BytesIO(encoded)) as picture:
-            if picture.mode.startswith("I"):  # 16-bit grayscale
-                pixels = np.clip(np.asarray(picture), 0, 65535) >> 8
-                pixels = np.stack([pixels] * 3, axis=-1).astype("uint8")
-            elif picture.mode == "F":
-                raise ValueError("its pixels are floats of an unknown range")
-            elif picture.format == "GIF":
-                pixels = _first_frame(picture)
-            else:
-                pixels = np.array(picture.convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise many types.
-        raise ValueError(
-            "A picture must be a whole JPEG, PNG, WebP or another format "
-            f"that Pillow reads. Received: {name} "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    if 0 in pixels.shape:
-        raise ValueError(
-            f"A picture must have pixels. Received: {name} of shape "
-            f"{pixels.shape}"
-        )
-    return pixels
-
-
-def _first_frame(gif):
-    """The first frame alone, black where it is transparent, as TensorFlow."""
-    box = gif.tile[0][1]  # Of the frame, which can be smaller than the screen.
-    pixels = np.array(gif.convert("RGBA").crop(box))
-    return pixels[..., :3] * (pixels[..., 3:] > 0)
 
 
 def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
@@ -299,23 +233,3 @@ def sides(size):
             f"Received: size={size!r}"
         )
     return pair
-
-
-def _read(path):
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(
-            "A picture must be the path of a file or its bytes. "
-            f"Received: {path!r}"
-        )
-    if os.path.isdir(path):
-        raise ValueError(
-            f"A picture must be a file. Received: the directory {str(path)!r}"
-        )
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise ValueError(
-            "A picture must be a file that exists and can be read. "
-            f"Received: {str(path)!r} ({error.strerror})"
-        ) from error

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_nfnet.data import graph_preprocessing as graph
 from keras_nfnet.data import mixing, randaugment
+from keras_nfnet.data.graph_decoding import decode_crop
 from keras_nfnet.data.preprocessing import (
     EVALUATION_MARGIN,
     IMAGENET_MEAN,
@@ -27,26 +28,8 @@ def random_crop(encoded, size, augmentation, seed):
         overshoots are not clipped.
     """
     seed = tf.random.split(seed, 2)
-    # Decodes the crop alone of a JPEG of one or three components (with four,
-    # chroma differs at the crop's edge).
-    starts_as_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-    shape = tf.cond(
-        starts_as_jpeg,
-        lambda: tf.image.extract_jpeg_shape(encoded),
-        lambda: tf.constant([0, 0, 0]),
-    )
-
-    def cropped_while_decoding():
-        window = _window(shape, size, augmentation, seed[0])
-        return tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
-
-    def cropped():
-        image = graph.decode(encoded)
-        window = _window(tf.shape(image), size, augmentation, seed[0])
-        return tf.image.crop_to_bounding_box(image, *tf.unstack(window))
-
-    image = tf.cond(
-        (shape[2] == 1) | (shape[2] == 3), cropped_while_decoding, cropped
+    image = decode_crop(
+        encoded, lambda shape: _window(shape, size, augmentation, seed[0])
     )
     if augmentation.flip:
         flips = tf.random.stateless_uniform((), seed[1]) < 0.5

@@ -5,10 +5,8 @@ import warnings
 
 import numpy as np
 
-from keras_nfnet.data.preprocessing import (
-    decode_picture,
-    evaluation_picture,
-)
+from keras_nfnet.data.decoding import decode_picture
+from keras_nfnet.data.preprocessing import evaluation_picture
 from keras_nfnet.export.comparison import photographs
 
 # Of a folder this many pictures are read, evenly over the sorted names.

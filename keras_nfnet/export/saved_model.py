@@ -59,12 +59,14 @@ def to_saved_model(
     - `serving_default`: `images`, float32 0–255 `(batch, height, width,
       channels)` → `probabilities` `(batch, classes)`; of feature maps the
       outputs by their names.
-    - `serve_bytes`: `image_bytes`, strings `(batch,)` of encoded JPEG, PNG,
-      WebP, GIF or BMP pictures of any size → `probabilities`, `classes` and
-      `scores` `(batch, 5)`: the best labels and their probabilities (fewer
-      columns for fewer classes). The pictures are brought to `size` with
-      the paper's evaluation preprocessing. A broken picture is an
-      `INVALID_ARGUMENT` for its batch.
+    - `serve_bytes`: `image_bytes`, strings `(batch,)` of image files of any
+      size → `probabilities`, `classes` and `scores` `(batch, 5)`: the best
+      labels and their probabilities (fewer columns for fewer classes). The
+      files are decoded as by `keras_nfnet.data.decode_picture`, in the same
+      formats and within the limit of pixels that `set_max_pixels` holds at
+      the time of the export; EXIF orientation is not applied. The images
+      are brought to `size` with the paper's evaluation preprocessing. A
+      broken or refused file is an `INVALID_ARGUMENT` for its batch.
 
     Both normalize inside. The network is folded, and requests that warm a
     server up lie in `assets.extra`. What is written is loaded back and

@@ -44,7 +44,7 @@ def serving_signatures(
         return {name: value[:count] for name, value in outputs.items()}
 
     def view(encoded):
-        image = graph.decode_without_python(encoded)
+        image = graph.decode(encoded)
         return graph.evaluation_view(image, size, margin)
 
     @tf.function(

@@ -19,8 +19,8 @@ import keras
 import numpy as np
 
 from keras_nfnet import export
-from keras_nfnet.data.pipeline import load_split
 from keras_nfnet.data import decode_picture, evaluation_picture
+from keras_nfnet.data.pipeline import load_split
 from keras_nfnet.export import comparison, onnx_file, saved_model, tflite
 from keras_nfnet.training.recipes.digits import RECIPE
 

@@ -39,8 +39,9 @@ MOST_SCANS = 100
 # in what lies behind an image, such as a video.
 SCAN = b"\xff\xda"
 SCANS = tuple(SCAN + bytes((0, 6 + 2 * n, n)) for n in (1, 2, 3, 4))
-# libwebp's limit.
+# libwebp's limit, and the one that Pillow has for WebP.
 LONGEST_WEBP = 16383
+MOST_WEBP_PIXELS = 2 * (2**30 // 12)
 # Parts of a GIF or WebP before its first frame.
 MOST_PARTS = 1000
 BMP_HEADERS = (40, 52, 56, 64, 108, 124)
@@ -278,8 +279,10 @@ def _webp(encoded):
         (bits,) = struct.unpack_from("<I", encoded, place + 9)
         size = [1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)]
     canvas = canvas or size
-    _check_size(size)
-    _check_size(canvas, LONGEST_WEBP)
+    _check_size(size, MOST_WEBP_PIXELS)
+    _check_size(canvas, MOST_WEBP_PIXELS)
+    if max(canvas) > LONGEST_WEBP:
+        raise ValueError(f"it has a side of more than {LONGEST_WEBP} pixels")
     if not is_animated and canvas != size:
         raise ValueError("its sizes differ")
     frame = encoded[place : place + 8 + length]
@@ -309,6 +312,8 @@ def _bmp(encoded):
             f"{compression}"
         )
     row = (width * bits + 31) // 32 * 4
+    if offset + abs(height) * row > len(encoded):
+        raise ValueError("it is cut short")
     rows = np.frombuffer(encoded, np.uint8, abs(height) * row, offset)
     rows = rows.reshape(-1, row)[:: 1 if height < 0 else -1]
     if bits > 8:
@@ -335,13 +340,14 @@ _DECODERS = {
 }
 
 
-def _check_size(size, longest=None):
+def _check_size(size, limit=None):
     width, height = size
     if width < 1 or height < 1:
-        raise ValueError(f"it announces {width} by {height} pixels")
-    if width * height > _max_pixels or max(size) > (longest or max(size)):
+        raise ValueError("it announces no pixels")
+    limit = min(limit or _max_pixels, _max_pixels)
+    if width * height > limit:
         raise ValueError(
-            f"it announces {width} by {height} pixels, more than are decoded"
+            f"it announces {width} by {height} pixels, more than {limit:,}"
         )
 
 

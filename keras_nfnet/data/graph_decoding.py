@@ -240,6 +240,7 @@ def _end_of_blocks(encoded, place):
 
 
 def _webp(encoded, limit):
+    limit = min(limit, decoding.MOST_WEBP_PIXELS)
     length = _length(encoded)
     zero = tf.constant(0, tf.int64)
 
@@ -431,7 +432,7 @@ def _bytes(encoded, place, count):
 
 
 def _number(data, big=False):
-    """An int64 of bytes, the last being the highest, or with `big` the first."""
+    """An int64 of bytes: the last is the highest, or with `big` the first."""
     count = data.shape[0]
     order = range(count - 1, -1, -1) if big else range(count)
     scale = tf.constant([256**power for power in order], tf.int64)

@@ -1,6 +1,7 @@
 """From pixels to what the network takes, on any Keras backend.
 
-`evaluation_picture` → `preprocess_input` is the paper's evaluation. `graph_preprocessing.py` is the same inside TensorFlow graphs.
+`evaluation_picture` → `preprocess_input` is the paper's evaluation.
+`graph_preprocessing.py` is the same inside TensorFlow graphs.
 """
 
 import math

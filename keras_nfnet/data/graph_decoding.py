@@ -3,6 +3,7 @@
 A graph that decodes can be saved: it needs no Python.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from keras_nfnet.data import decoding
@@ -68,23 +69,20 @@ def decode_crop(encoded, window):
 # eagerly, and its errors are TensorFlow's.
 @tf.function(autograph=False)
 def _decode(encoded, limit):
+    names = [*(name for name, _ in decoding.MARKS), decoding.UNKNOWN]
+    # The last row is of no mark, which every file has.
+    marks, masks = np.zeros((2, len(names), 16), np.uint8)
+    for row, (_, places) in enumerate(decoding.MARKS):
+        for at, mark in places:
+            marks[row, at : at + len(mark)] = list(mark)
+            masks[row, at : at + len(mark)] = 255
     head = _bytes(encoded, 0, 16)
-    names = [name for name, _ in decoding.MARKS]
-    found = [
-        tf.reduce_all(
-            [
-                tf.reduce_all(head[at : at + len(mark)] == list(mark))
-                for at, mark in marks
-            ]
-        )
-        for _, marks in decoding.MARKS
-    ]
-    place = tf.argmax(tf.stack([*found, True]))
+    place = tf.argmax(tf.reduce_all(head & masks == marks, axis=1))
     decoders = [_jpeg, _png, _gif, _webp, _bmp]
 
     def refused():
-        name = tf.constant([*names, decoding.UNKNOWN])[place]
-        words = tf.strings.join([f"{decoding.EXPECTED}. Received: ", name])
+        expected = f"{decoding.EXPECTED}. Received: "
+        words = tf.constant([expected + name for name in names])[place]
         with _asserted(False, words):
             return tf.zeros((0, 0, 3), tf.uint8)
 
@@ -95,7 +93,7 @@ def _decode(encoded, limit):
         for name in names
     ]
     image = tf.switch_case(
-        tf.constant([*branches, len(decoders)])[place],
+        tf.constant(branches)[place],
         [lambda decoder=each: decoder(encoded, limit) for each in decoders]
         + [refused],
     )
@@ -229,13 +227,14 @@ def _end_of_blocks(encoded, place):
         # A block of no bytes is the last, and stays.
         steps = tf.where(blocks == 0, 0, blocks + 1)
         ends += tf.pad(steps, [(0, _LONGEST_BLOCK)])
-        for _ in range(_WINDOW.bit_length() - 1):
-            ends = tf.gather(ends, ends)
+        (ends,) = tf.while_loop(
+            lambda ends: ends[ends[0]] != ends[0],
+            lambda ends: (tf.gather(ends, ends),),
+            (ends,),
+        )
         return place + tf.cast(ends[0], tf.int64), ends[0] < count
 
-    place, ended = tf.while_loop(
-        goes_on, window, (place, tf.constant(False)), maximum_iterations=None
-    )
+    place, ended = tf.while_loop(goes_on, window, (place, tf.constant(False)))
     return tf.where(ended, place, length) + 1
 
 

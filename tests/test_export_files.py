@@ -314,11 +314,13 @@ def test_stand_ins_give_the_converters_own_file(
     folded = fold(model, "float32")
     stand_ins = StandIns()
     content = bytearray(
-        tflite._convert(folded, RGB, precision, stand_ins.constant)
+        tflite._convert(folded, RGB, precision, stand_ins.constant, RGB.sides)
     )
     assert len(stand_ins.weights) > 10
     stand_ins.fill(content)
-    own = bytearray(tflite._convert(folded, RGB, precision, tf.constant))
+    own = bytearray(
+        tflite._convert(folded, RGB, precision, tf.constant, RGB.sides)
+    )
     # Behind the flatbuffer they lie in no fixed order.
     assert behind or content == own
     assert tensors(content) == tensors(own)

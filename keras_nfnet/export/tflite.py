@@ -1,12 +1,14 @@
 """TFLite files for LiteRT, on phones and small machines."""
 
 import contextlib
+import logging
 import warnings
 import zipfile
 
 import keras
 import numpy as np
 
+from keras_nfnet.export.classifier import ends_in_logits
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.request import checked_request, prepared, silent
@@ -34,11 +36,15 @@ def to_tflite(
     Its input is `images`, float32 0–255 `(batch, height, width, channels)`;
     it normalizes inside and returns what the model returns: `output`, or
     outputs by the names of a dictionary, in the signature
-    `serving_default`. Batch,
-    and height and width where the model leaves them open, are set with
-    `resize_tensor_input`. Behind the model lies a zip archive, as TFLite
-    metadata has it, of `labels.txt` and `preprocessing.json`
-    (`zipfile.ZipFile(path)` reads it).
+    `serving_default`. The batch is set with `resize_tensor_input`, and so are
+    height and width where the model leaves them open and `size` is not given.
+
+    Inside lies the metadata by which MediaPipe's image classifier and
+    Android's task library open a file, if height and width are fixed and the
+    model has one output of classes. Behind the model lies a zip archive of
+    `labels.txt`, which the metadata refer to, and `preprocessing.json`
+    (`zipfile.ZipFile(path)` reads it). A file near 2 GB has no signature and
+    no metadata.
 
     The model is folded, written beside `path`, run by LiteRT on real and
     random pictures, compared, and only then moved to `path`.
@@ -57,8 +63,10 @@ def to_tflite(
             0–255, or a folder of pictures like those to be classified.
             Default: 12 views of two photographs, with a warning.
         labels: As for `to_saved_model`.
-        size: Side in pixels that is described, calibrated and compared at,
-            or `(height, width)`. Default: the model's or its variant's.
+        size: Side in pixels of the images, or `(height, width)`: the file
+            takes this size alone. Default: what the model takes; any size
+            that it leaves open stays open, and is described, calibrated and
+            compared at that of its variant.
         margin: Pixels or a crop fraction, as for `to_saved_model`: of the
             pictures of a calibration folder, and in the description.
         overwrite: Whether a file that is there is replaced.
@@ -112,11 +120,19 @@ def to_tflite(
     calibration, texts, folded, reference = prepared(
         request, model, precision, calibration, say
     )
-    from keras_nfnet.export.tflite_signature import with_signature
+    from keras_nfnet.export.tflite_description import with_description
 
-    content = with_signature(
-        _converted(folded, request.contract, precision, calibration),
+    labels = request.labels or ()
+    sides = request.contract.sides if size is None else request.size
+    content = with_description(
+        _converted(folded, request.contract, precision, calibration, sides),
         sorted(request.contract.outputs),
+        name=model.name,
+        channels=request.contract.channels,
+        is_open=None in sides,
+        # A single sigmoid unit has two labels.
+        has_labels=len(labels) == model.outputs[0].shape[-1],
+        is_probability=bool(labels) and not ends_in_logits(model),
     )
     with staged(path) as new:
         with writing("path", path):
@@ -172,14 +188,14 @@ def _without_signature(interpreter):
     return run
 
 
-def _converted(folded, contract, precision, calibration):
+def _converted(folded, contract, precision, calibration, sides):
     """The flatbuffer's bytes."""
     if precision in ("float32", "float16"):
         from keras_nfnet.export.stand_ins import StandIns
 
         stand_ins = StandIns()
         content = bytearray(
-            _convert(folded, contract, precision, stand_ins.constant)
+            _convert(folded, contract, precision, stand_ins.constant, sides)
         )
         try:
             stand_ins.fill(content)
@@ -191,10 +207,12 @@ def _converted(folded, contract, precision, calibration):
     import tensorflow as tf
 
     # Quantizing looks at the weights, and calibration runs them.
-    return _convert(folded, contract, precision, tf.constant, calibration)
+    return _convert(
+        folded, contract, precision, tf.constant, sides, calibration
+    )
 
 
-def _convert(folded, contract, precision, constant, calibration=None):
+def _convert(folded, contract, precision, constant, sides, calibration=None):
     import tensorflow as tf
 
     from keras_nfnet.export.lowering import lower
@@ -206,7 +224,7 @@ def _convert(folded, contract, precision, constant, calibration=None):
         autograph=False,
         input_signature=[
             tf.TensorSpec(
-                (None, *folded.inputs[0].shape[1:]), tf.float32, name="images"
+                (None, *sides, contract.channels), tf.float32, name="images"
             )
         ],
     )
@@ -231,13 +249,16 @@ def _convert(folded, contract, precision, constant, calibration=None):
 @contextlib.contextmanager
 def _quiet():
     """Without TensorFlow's notes on names that will change."""
-    from absl import logging
 
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    def is_error(record):
+        return record.levelno >= logging.ERROR
+
+    # A filter leaves the levels of the loggers as they are.
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_error)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(level)
+        logger.removeFilter(is_error)

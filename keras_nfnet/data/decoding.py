@@ -8,6 +8,7 @@ first frame.
 import io
 import os
 import struct
+import zlib
 
 import numpy as np
 
@@ -176,7 +177,11 @@ def _png(encoded):
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", encoded, place)
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
-            parts.append(encoded[place : place + 12 + length])
+            chunk = encoded[place : place + 12 + length]
+            # Pillow does not look at that of the pixels.
+            if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+                raise ValueError(f"its chunk {kind!r} is damaged")
+            parts.append(chunk)
         elif not kind[0] & 32:
             raise ValueError(f"it has a chunk {kind!r}, which is not known")
         place += 12 + length

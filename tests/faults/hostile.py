@@ -1002,9 +1002,15 @@ def _work():
 
 
 class Worker:
-    """A process that loads files, and is started anew when it must be."""
+    """A process that loads files, and is started anew when it must be.
 
-    def __init__(self, environment=None):
+    Args:
+        environment: Variables for it beside those of this process.
+        command: Its module of this package and that module's arguments.
+    """
+
+    def __init__(self, environment=None, command=("faults.hostile",)):
+        self._command = command
         self._environment = {**os.environ, **(environment or {})}
         self._process = None
 
@@ -1012,7 +1018,7 @@ class Worker:
         """What came of loading: the worker's report, or how it ended."""
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "faults.hostile"],
+                [sys.executable, "-m", *self._command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -20,7 +20,7 @@ INSTALL = $(BIN)/python -m pip install --quiet \
 # The short set that runs on the JAX backend too; all others may.
 JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 	reference.py training_step.py diagnostics.py weights_haiku.py \
-	data_preprocessing.py training_exact.py family.py fold.py \
+	data_decoding.py data_preprocessing.py training_exact.py family.py fold.py \
 	own_family.py)
 
 # What a release of TensorFlow or Keras breaks first, and what is installed

@@ -74,7 +74,10 @@ def set_max_pixels(pixels):
 
     Example:
 
-    >>> keras_nfnet.data.set_max_pixels(50_000_000)
+    >>> keras_nfnet.data.set_max_pixels(100_000_000)
+    >>> keras.utils.save_img("black.png", np.zeros((8, 12, 3)), scale=False)
+    >>> keras_nfnet.data.decode_picture("black.png").shape
+    (8, 12, 3)
     """
     global _max_pixels
     is_integer = isinstance(pixels, int | np.integer)

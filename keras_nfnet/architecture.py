@@ -11,13 +11,28 @@ from keras_nfnet.block_spec import (
     BlockSpec,
     Stem,
     bottleneck_groups,
-    is_number,
     positive_integers,
     round_channels,
+)
+from keras_nfnet.layers.activation import resolve_activation
+from keras_nfnet.utils.arguments import (
+    boolean,
+    check_fields,
+    choice,
+    count,
+    fraction,
+    integer,
+    not_negative,
+    optional,
+    positive,
+    probability,
+    refuse,
+    sequence,
 )
 
 # The allowed values of the fields that have few.
 CHOICES = {
+    "first_stride": (1, 2),
     "bottleneck_of": ("out", "in"),
     "attention": ("se", "eca", None),
     "attention_position": ("last", "middle"),
@@ -27,6 +42,55 @@ CHOICES = {
     "eps_mode": ("floor", "add"),
     "padding": ("same", "symmetric"),
     "head_initializer": ("normal", "zeros"),
+}
+
+
+def _group_width(name, value):
+    if value is None:
+        return None
+    if isinstance(value, list | tuple):
+        return positive_integers(name, value)
+    return integer(name, value)
+
+
+def _activation(name, value):
+    resolve_activation(value, name)
+    return value
+
+
+def _stem(name, value):
+    if not isinstance(value, Stem):
+        refuse(name, value, "a `Stem`")
+    return value
+
+
+def _rand_augment(name, value):
+    if value is None:
+        return None
+    values = sequence(name, value, "(layers, magnitude), or `None`")
+    if len(values) != 2:
+        refuse(name, value, "(layers, magnitude), or `None`")
+    return count(name, values[0]), not_negative(name, values[1])
+
+
+# What each field must be.
+CHECKS = {
+    "widths": positive_integers,
+    "depths": positive_integers,
+    "group_width": _group_width,
+    "bottleneck_ratio": positive,
+    "stochastic_depth_rate": probability,
+    "activation": _activation,
+    "se_ratio": positive,
+    "alpha": positive,
+    "use_two_convs": boolean,
+    "final_conv_mult": optional(positive),
+    "final_filters": optional(integer),
+    "stem": _stem,
+    "eps": positive,
+    "channel_multiple": integer,
+    "rescale_stochastic_depth": boolean,
+    **{field: choice(*values) for field, values in CHOICES.items()},
 }
 
 
@@ -118,75 +182,19 @@ class Architecture:
     head_initializer: str = dataclasses.field(default="normal", kw_only=True)
 
     def __post_init__(self):
-        for field in ("widths", "depths"):
-            values = getattr(self, field)
-            if not isinstance(values, list | tuple) or not values:
-                raise ValueError(
-                    f"`{field}` must be a tuple with one number per stage. "
-                    f"Received: {field}={values!r}"
-                )
-            object.__setattr__(
-                self, field, positive_integers(field, tuple(values))
-            )
+        if isinstance(self.stem, dict):
+            object.__setattr__(self, "stem", Stem(**self.stem))
+        check_fields(self, CHECKS)
         if len(self.widths) != len(self.depths):
             raise ValueError(
                 "`widths` and `depths` must have one number per stage each. "
                 f"Received: widths={self.widths}, depths={self.depths}"
             )
-        self._check_groups()
-        for field in ("bottleneck_ratio", "se_ratio", "alpha", "eps"):
-            self._number(field)
-        if self.final_conv_mult is not None:
-            self._number("final_conv_mult")
-        if self.final_filters is not None:
-            positive_integers("final_filters", (self.final_filters,))
-        value = self.stochastic_depth_rate
-        if not is_number(value) or not 0 <= value < 1:
-            raise ValueError(
-                "`stochastic_depth_rate` must be a number in [0, 1). "
-                f"Received: stochastic_depth_rate={value!r}"
-            )
-        if isinstance(self.stem, dict):
-            object.__setattr__(self, "stem", Stem(**self.stem))
-        if not isinstance(self.stem, Stem):
-            raise ValueError(
-                f"`stem` must be a `Stem`. Received: stem={self.stem!r}"
-            )
-        if self.first_stride not in (1, 2):
-            raise ValueError(
-                "`first_stride` must be 1 or 2. "
-                f"Received: first_stride={self.first_stride!r}"
-            )
-        positive_integers("channel_multiple", (self.channel_multiple,))
-        for field, values in CHOICES.items():
-            if getattr(self, field) not in values:
-                names = ", ".join(map(repr, values))
-                raise ValueError(
-                    f"`{field}` must be one of {names}. "
-                    f"Received: {field}={getattr(self, field)!r}"
-                )
-
-    def _check_groups(self):
         groups = self.group_width
-        if groups is None:
-            return
-        if isinstance(groups, list | tuple):
-            if len(groups) != len(self.widths):
-                raise ValueError(
-                    "`group_width` must be one number or one per stage "
-                    f"({len(self.widths)}). Received: group_width={groups}"
-                )
-            groups = positive_integers("group_width", tuple(groups))
-        else:
-            (groups,) = positive_integers("group_width", (groups,))
-        object.__setattr__(self, "group_width", groups)
-
-    def _number(self, field):
-        value = getattr(self, field)
-        if not is_number(value) or not value > 0:
+        if isinstance(groups, tuple) and len(groups) != len(self.widths):
             raise ValueError(
-                f"`{field}` must be a number above 0. "
-                f"Received: {field}={value!r}"
+                "`group_width` must be one number or one per stage "
+                f"({len(self.widths)}). Received: group_width={groups}"
             )
 
     @property
@@ -332,22 +340,16 @@ Reference: arXiv:2102.06171, table 1; arXiv:2101.08692, section 5.
 
     def __post_init__(self):
         super().__post_init__()
-        if not is_number(self.drop_rate) or not 0 <= self.drop_rate < 1:
-            raise ValueError(
-                "`drop_rate` must be a number in [0, 1). "
-                f"Received: drop_rate={self.drop_rate!r}"
-            )
-        crop = self.crop_fraction
-        if crop is not None and not (is_number(crop) and 0 < crop <= 1):
-            raise ValueError(
-                "`crop_fraction` must be a number in (0, 1]. "
-                f"Received: crop_fraction={crop!r}"
-            )
-        for field in ("train_size", "test_size"):
-            if getattr(self, field) is not None:
-                positive_integers(field, (getattr(self, field),))
-        if self.rand_augment is not None:
-            object.__setattr__(self, "rand_augment", tuple(self.rand_augment))
+        check_fields(
+            self,
+            {
+                "drop_rate": probability,
+                "train_size": optional(integer),
+                "test_size": optional(integer),
+                "rand_augment": _rand_augment,
+                "crop_fraction": optional(fraction),
+            },
+        )
 
     def scaled(self, width):
         """The configuration with all widths multiplied by a number.

@@ -1,26 +1,24 @@
-"""A network's stem and blocks as numbers. Imports nothing of the package."""
+"""A network's stem and blocks as numbers."""
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
+from keras_nfnet.utils.arguments import (
+    boolean,
+    check_fields,
+    integer,
+    integers,
+    positive,
+    sequence,
+)
 
-def is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
+positive_integers = functools.partial(integers, count=None)
 
 
-def positive_integers(field, values):
-    for value in values:
-        try:
-            whole = int(value) == value and not isinstance(value, bool)
-        except (TypeError, ValueError):
-            whole = False
-        if not whole or value < 1:
-            raise ValueError(
-                f"`{field}` must hold positive integers. "
-                f"Received: {field}={values!r}"
-            )
-    return tuple(int(value) for value in values)
+def _numbers(name, value):
+    return tuple(positive(name, each) for each in sequence(name, value))
 
 
 @dataclass(frozen=True)
@@ -41,22 +39,21 @@ class Stem:
     max_pool: bool = False
 
     def __post_init__(self):
-        for field in ("filters", "strides"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-        if len(self.filters) != len(self.strides) or not self.filters:
+        check_fields(
+            self,
+            {
+                "filters": _numbers,
+                "strides": positive_integers,
+                "kernel_size": integer,
+                "max_pool": boolean,
+            },
+        )
+        if len(self.filters) != len(self.strides):
             raise ValueError(
                 "`filters` and `strides` of a `Stem` must have one number "
                 f"per convolution each. Received: filters={self.filters}, "
                 f"strides={self.strides}"
             )
-        for value in self.filters:
-            if not is_number(value) or not value > 0:
-                raise ValueError(
-                    "`filters` of a `Stem` must be numbers above 0. "
-                    f"Received: filters={self.filters}"
-                )
-        positive_integers("strides", self.strides)
-        positive_integers("kernel_size", (self.kernel_size,))
 
     def resolved(self, width):
         """The stem with integers only, for a first stage of a width."""

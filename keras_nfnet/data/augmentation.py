@@ -4,11 +4,53 @@
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
+from keras_nfnet.utils.arguments import (
+    boolean,
+    check_fields,
+    count,
+    not_negative,
+    number,
+    positive,
+    refuse,
+    sequence,
+)
+
 # In tenths of each operation's range; the paper's are 5, 10 and 15.
 MAX_MAGNITUDE = 30
+
+
+def _magnitude(name, value):
+    limits = f"from 0 to {MAX_MAGNITUDE}"
+    return number(name, value, lambda v: 0 <= v <= MAX_MAGNITUDE, limits)
+
+
+def _range(name, value, largest):
+    limits = "" if largest == math.inf else f" and up to {largest:g}"
+    expected = f"two numbers, the smaller first, above 0{limits}"
+    try:
+        low, high = (positive(name, v) for v in sequence(name, value))
+        if not low <= high <= largest:
+            raise ValueError
+    except ValueError:
+        refuse(name, value, expected)
+    # A list, as TOML gives it, has no hash.
+    return low, high
+
+
+# What each field must be.
+_CHECKS = {
+    "randaugment_magnitude": _magnitude,
+    "randaugment_layers": count,
+    "mixup": not_negative,
+    "cutmix": not_negative,
+    "flip": boolean,
+    "crop_area": functools.partial(_range, largest=1.0),
+    "crop_aspect": functools.partial(_range, largest=math.inf),
+}
 
 
 @dataclass(frozen=True)
@@ -56,25 +98,7 @@ class Augmentation:
     crop_aspect: tuple = (3 / 4, 4 / 3)
 
     def __post_init__(self):
-        layers = self.randaugment_layers
-        if (
-            isinstance(layers, bool)
-            or not isinstance(layers, int)
-            or layers < 0
-        ):
-            raise ValueError(
-                "`randaugment_layers` must be a whole number, 0 or more. "
-                f"Received: randaugment_layers={layers!r}"
-            )
-        self._number("randaugment_magnitude", MAX_MAGNITUDE)
-        self._number("mixup")
-        self._number("cutmix")
-        if not isinstance(self.flip, bool):
-            raise ValueError(
-                f"`flip` must be true or false. Received: flip={self.flip!r}"
-            )
-        self._range("crop_area", 1.0)
-        self._range("crop_aspect", math.inf)
+        check_fields(self, _CHECKS)
 
     @property
     def mixes(self):
@@ -85,42 +109,18 @@ class Augmentation:
         """A copy with other values."""
         return dataclasses.replace(self, **changes)
 
-    def _number(self, name, largest=math.inf):
-        value = getattr(self, name)
-        if not _is_number(value) or not 0 <= value <= largest:
-            limits = "0 or more" if largest == math.inf else f"0 to {largest}"
-            raise ValueError(
-                f"`{name}` must be a number, {limits}. "
-                f"Received: {name}={value!r}"
-            )
-
-    def _range(self, name, largest):
-        value = getattr(self, name)
-        if (
-            not isinstance(value, list | tuple)
-            or len(value) != 2
-            or not all(_is_number(limit) for limit in value)
-            or not 0 < value[0] <= value[1] <= largest
-        ):
-            limits = "" if largest == math.inf else f" and up to {largest:g}"
-            raise ValueError(
-                f"`{name}` must be two numbers, the smaller first, above 0"
-                f"{limits}. Received: {name}={value!r}"
-            )
-        # A list, as TOML gives it, has no hash.
-        object.__setattr__(self, name, tuple(value))
-
 
 # Names that a recipe may give.
 AUGMENTATIONS = ("digits",)
 
 
-def check(augment):
+def check(augment, argument="augment"):
     """Refuses what is no augmentation, without loading TensorFlow.
 
     Args:
         augment: An `Augmentation`, a name in `AUGMENTATIONS`, a function
             `(image, seed) -> image`, or `None`.
+        argument: Name of the caller's argument, for errors.
 
     Raises:
         ValueError: If it is none of these.
@@ -130,10 +130,11 @@ def check(augment):
     if callable(augment):
         return
     if not isinstance(augment, str) or augment not in AUGMENTATIONS:
-        raise ValueError(
-            "`augment` must be `None`, an `Augmentation`, a function of an "
-            f"image and a seed, or one of {', '.join(AUGMENTATIONS)}. "
-            f"Received: augment={augment!r}"
+        refuse(
+            argument,
+            augment,
+            "`None`, an `Augmentation`, a function of an image and a seed, "
+            f"or one of {', '.join(AUGMENTATIONS)}",
         )
 
 
@@ -156,9 +157,3 @@ def get(augment):
 
         return shift_zoom_rotate
     return augment
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not (
-        isinstance(value, bool) or not math.isfinite(value)
-    )

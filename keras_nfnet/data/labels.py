@@ -7,6 +7,8 @@ from importlib import resources
 
 from keras import ops
 
+from keras_nfnet.utils.arguments import integer
+
 # The 1000 classes of ILSVRC 2012 in the order of their WordNet ids, which is
 # the order of Keras's class index, of TFDS's `imagenet2012` and of the
 # authors' weights. The name is the synset's first lemma with underscores.
@@ -59,11 +61,11 @@ def decode_predictions(preds, top=5):
     shape = tuple(getattr(preds, "shape", ()))
     if len(shape) != 2 or shape[1] != 1000:
         raise ValueError(
-            "`decode_predictions` expects a batch of predictions, a 2D "
-            "array of shape (samples, 1000). "
-            f"Received: an array of shape {shape}"
+            "`preds` must be a batch of predictions, a 2D array of shape "
+            f"(samples, 1000). Received: preds={type(preds).__name__} of "
+            f"shape {shape}"
         )
-    _check_top(top, 1000)
+    top = integer("top", top, most=1000)
     labels = imagenet_labels()
     return [
         [(*labels[index], score) for index, score in best(sample, top)]
@@ -164,15 +166,3 @@ def read_labels(path):
             "`labels` must be a list of names or the path of a text file "
             f"with one name a line. Received: labels={str(path)!r} ({error})"
         ) from error
-
-
-def _check_top(top, classes):
-    if (
-        isinstance(top, bool)
-        or not isinstance(top, int)
-        or not 1 <= top <= classes
-    ):
-        raise ValueError(
-            f"`top` must be a whole number from 1 to {classes}. "
-            f"Received: top={top!r}"
-        )

@@ -1,6 +1,7 @@
 """Training and evaluation batches of TFDS data sets and folders."""
 
 import dataclasses
+import os
 
 import tensorflow as tf
 
@@ -14,6 +15,12 @@ from keras_nfnet.data.training_image import (
     mixed_and_augmented,
     normalized,
     random_crop,
+)
+from keras_nfnet.utils.arguments import (
+    count,
+    integer,
+    refuse,
+    sequence,
 )
 
 __all__ = ["DataInfo", "evaluation_dataset", "load_split", "training_dataset"]
@@ -124,12 +131,13 @@ def training_dataset(
     Reference: arXiv:2102.06171, section 5.
     """
     sides(size)
-    _whole("batch_size", batch_size, 1)
-    _whole("seed", seed, 0)
-    _whole("first_step", first_step, 0)
+    batch_size = integer("batch_size", batch_size)
+    seed = count("seed", seed)
+    first_step = count("first_step", first_step)
     augment = augmentation.get(augment)
     augments = isinstance(augment, Augmentation)
-    _check_shard(shard, batch_size)
+    index, parts = _checked_shard(shard, batch_size)
+    _check_memory(batch_size, size)
     source = open_source(name, split, data_dir)
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
@@ -138,8 +146,7 @@ def training_dataset(
     # those that come first in their mixture, then the others.
     unit = 2 if augments and augment.mixes else 1
     read = unit * batch_size
-    index, count = shard
-    part = batch_size // count
+    part = batch_size // parts
     streams = tuple(
         source.stream(
             seed, read, first_step, batch_size * first + part * index, part
@@ -238,8 +245,9 @@ def evaluation_dataset(
         ValueError: On bad arguments, or see `load_split`.
     """
     sides(size)
-    _whole("batch_size", batch_size, 1)
-    _whole("margin", margin, 0)
+    batch_size = integer("batch_size", batch_size)
+    margin = count("margin", margin)
+    _check_memory(batch_size, size)
     source = open_source(name, split, data_dir)
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
@@ -281,27 +289,31 @@ def _options():
     return options
 
 
-def _check_shard(shard, batch_size):
-    is_pair = isinstance(shard, list | tuple) and len(shard) == 2
-    if (
-        not is_pair
-        or any(isinstance(n, bool) or not isinstance(n, int) for n in shard)
-        or not 0 <= shard[0] < shard[1]
-    ):
-        raise ValueError(
-            "`shard` must be (index, count), integers with 0 <= index < "
-            f"count. Received: shard={shard!r}"
-        )
-    if batch_size % shard[1]:
-        raise ValueError(
-            f"`batch_size` must be a multiple of {shard[1]}, for as many equal "
-            f"parts. Received: batch_size={batch_size}, shard={tuple(shard)!r}"
+def _check_memory(batch_size, size):
+    """Refuses a batch whose images alone are larger than the memory."""
+    height, width = sides(size)
+    needed = batch_size * height * width * 3 * 4
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        refuse(
+            "batch_size",
+            batch_size,
+            f"small enough that its images, {needed / 2**30:,.0f} GiB, fit "
+            f"into the memory of {memory / 2**30:,.0f} GiB",
         )
 
 
-def _whole(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _checked_shard(shard, batch_size):
+    expected = "(index, count), integers with 0 <= index < count"
+    try:
+        index, parts = (count("shard", n) for n in sequence("shard", shard))
+        if index >= parts:
+            raise ValueError
+    except ValueError:
+        refuse("shard", shard, expected)
+    if batch_size % parts:
         raise ValueError(
-            f"`{name}` must be a whole number, {least} or more. "
-            f"Received: {name}={value!r}"
+            f"`batch_size` must be a multiple of {parts}, for as many equal "
+            f"parts. Received: batch_size={batch_size}, shard={(index, parts)}"
         )
+    return index, parts

@@ -11,6 +11,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_nfnet.utils.arguments import (
+    array,
+    count,
+    fraction,
+    integers,
+    one_of,
+    refuse,
+)
+
 # Mean and standard deviation of the RGB channels over ImageNet, for pixels
 # of 0–255: arXiv:2102.06171, the authors' dataset.py.
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -71,14 +80,14 @@ def preprocess_input(x, data_format=None):
 
     Reference: arXiv:2102.06171; the authors' dataset.py.
     """
+    one_of(
+        "data_format", data_format, (None, "channels_last", "channels_first")
+    )
     data_format = data_format or keras.config.image_data_format()
-    if data_format not in ("channels_last", "channels_first"):
-        raise ValueError(
-            '`data_format` must be "channels_last", "channels_first" or '
-            f"`None`. Received: data_format={data_format!r}"
-        )
     if isinstance(x, list | tuple) or np.isscalar(x):
         x = np.asarray(x)
+    if not hasattr(x, "shape"):
+        refuse("x", x, "images, an array or tensor")
     tensorflow = sys.modules.get("tensorflow")
     is_tensorflow = tensorflow is not None and tensorflow.is_tensor(x)
     is_unknown = is_tensorflow and x.shape.rank is None
@@ -144,8 +153,8 @@ def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
     Reference: arXiv:2102.06171; the authors' dataset.py, "resize_crop_32".
     """
     height, width = sides(size)
-    check_margin(margin)
-    image = ops.convert_to_tensor(image, dtype="float32")
+    margin = check_margin(margin)
+    image = ops.cast(array("image", image), "float32")
     if len(image.shape) != 3 or image.shape[-1] != 3:
         raise ValueError(
             "`image` must be one RGB picture of shape (height, width, 3). "
@@ -175,19 +184,22 @@ def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
 
 
 def check_margin(margin):
-    """Refuses what is neither pixels nor a crop fraction.
+    """Returns pixels or a crop fraction, or refuses the margin.
 
     Raises:
         ValueError: If `margin` is no integer, 0 or more, and no float in
             (0, 1].
     """
-    is_pixels = isinstance(margin, int) and not isinstance(margin, bool)
-    if not (is_pixels and margin >= 0) and not (
-        isinstance(margin, float) and 0 < margin <= 1
-    ):
-        raise ValueError(
-            "`margin` must be a whole number of pixels, 0 or more, or a crop "
-            f"fraction, a float in (0, 1]. Received: margin={margin!r}"
+    try:
+        if isinstance(margin, float | np.floating):
+            return float(fraction("margin", margin))
+        return count("margin", margin)
+    except ValueError:
+        refuse(
+            "margin",
+            margin,
+            "an integer of pixels, 0 or more, or a crop fraction, a float in "
+            "(0, 1]",
         )
 
 
@@ -224,13 +236,4 @@ def to_channels(images, channels):
 
 def sides(size):
     """`(height, width)` of a size in pixels, one number or two."""
-    pair = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    if len(pair) != 2 or any(
-        isinstance(side, bool) or not isinstance(side, int) or side < 1
-        for side in pair
-    ):
-        raise ValueError(
-            "`size` must be a whole number of pixels above 0, or two. "
-            f"Received: size={size!r}"
-        )
-    return pair
+    return integers("size", size)

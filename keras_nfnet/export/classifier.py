@@ -140,8 +140,7 @@ def view_margin(model, margin=None):
         margin = config and config.crop_fraction
     if margin is None:
         return EVALUATION_MARGIN
-    check_margin(margin)
-    return margin
+    return check_margin(margin)
 
 
 def _variant_of(model):

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_nfnet.utils.arguments import boolean, number, refuse
+
 
 def _gelu(x):
     # NOTE: the tanh form, as `jax.nn.gelu` in the authors' code.
@@ -81,8 +83,13 @@ def activation_gain(activation):
     return resolve_activation(activation)[1]
 
 
-def resolve_activation(activation):
-    """Returns `(function, gain)` of an activation's name or function."""
+def resolve_activation(activation, argument="activation"):
+    """Returns `(function, gain)` of an activation's name or function.
+
+    Args:
+        activation: As for `activation_gain`.
+        argument: Name of the caller's argument, for errors.
+    """
     if isinstance(activation, str):
         name = _SYNONYMS.get(activation, activation)
         if name in ACTIVATIONS:
@@ -90,11 +97,13 @@ def resolve_activation(activation):
     try:
         function = keras.activations.get(activation)
     except (ValueError, TypeError) as error:
-        raise ValueError(
-            "`activation` must be one of "
-            f"{', '.join(ACTIVATIONS)}, another name that Keras knows, or "
-            f"a function. Received: activation={activation!r}"
-        ) from error
+        refuse(
+            argument,
+            activation,
+            f"one of {', '.join(ACTIVATIONS)}, another name that Keras knows, "
+            "or a function",
+            error,
+        )
     return function, _computed_gain(function, activation)
 
 
@@ -168,10 +177,10 @@ class ScaledActivation(keras.layers.Layer):
     def __init__(self, activation="gelu", scale=1.0, use_gain=True, **kwargs):
         super().__init__(**kwargs)
         self.function, gain = resolve_activation(activation)
-        self.use_gain = use_gain
+        self.use_gain = boolean("use_gain", use_gain)
         self.gain = gain if use_gain else 1.0
         self.activation = serialize_activation(activation)
-        self.scale = scale
+        self.scale = number("scale", scale)
         self.supports_masking = True
         self.built = True
 

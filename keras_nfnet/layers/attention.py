@@ -8,6 +8,7 @@ from keras import ops
 from keras_nfnet.block_spec import round_channels
 from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.layers.residual import global_average
+from keras_nfnet.utils.arguments import integer, number, positive
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -43,13 +44,9 @@ class SqueezeExcite(keras.layers.Layer):
 
     def __init__(self, ratio=0.5, scale=2.0, multiple=1, **kwargs):
         super().__init__(**kwargs)
-        if ratio <= 0:
-            raise ValueError(
-                f"`ratio` must be above 0. Received: ratio={ratio!r}"
-            )
-        self.ratio = ratio
-        self.scale = scale
-        self.multiple = multiple
+        self.ratio = positive("ratio", ratio)
+        self.scale = number("scale", scale)
+        self.multiple = integer("multiple", multiple)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
@@ -132,7 +129,7 @@ class EfficientChannelAttention(keras.layers.Layer):
 
     def __init__(self, scale=2.0, **kwargs):
         super().__init__(**kwargs)
-        self.scale = scale
+        self.scale = number("scale", scale)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):

@@ -12,6 +12,20 @@ from keras_nfnet.layers.grouped_convolution import (
     symmetric_padding,
 )
 from keras_nfnet.layers.initializers import ScaledNormal
+from keras_nfnet.utils.arguments import (
+    array,
+    axes,
+    boolean,
+    constraint,
+    initializer,
+    integer,
+    integers,
+    number,
+    one_of,
+    positive,
+    refuse,
+    regularizer,
+)
 
 
 def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor", axis=None):
@@ -50,22 +64,32 @@ def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor", axis=None):
 
     Reference: arXiv:2101.08692, section 4, eq. 2.
     """
-    axes = tuple(range(len(kernel.shape) - 1)) if axis is None else axis
-    fan_in = math.prod(kernel.shape[axis] for axis in axes)
+    positive("eps", eps)
+    one_of("eps_mode", eps_mode, ("floor", "add"))
+    kernel = array("kernel", kernel)
+    rank = len(kernel.shape)
+    summed = tuple(range(rank - 1))
+    if axis is not None:
+        summed = axes("axis", axis, rank)
+    fan_in = math.prod(kernel.shape[axis] for axis in summed)
     if fan_in < 2:
         raise ValueError(
             "`kernel` must have two values or more in each unit: one alone "
             "is its own mean. Received: kernel of shape "
-            f"{tuple(kernel.shape)}, whose axes {tuple(axes)} are summed over"
+            f"{tuple(kernel.shape)}, whose axes {summed} are summed over"
         )
-    mean = ops.mean(kernel, axis=axes, keepdims=True)
-    variance = ops.mean(ops.square(kernel - mean), axis=axes, keepdims=True)
+    mean = ops.mean(kernel, axis=summed, keepdims=True)
+    variance = ops.mean(ops.square(kernel - mean), axis=summed, keepdims=True)
     eps = ops.cast(eps, kernel.dtype)
     if eps_mode == "add":
         scale = ops.rsqrt((variance + eps) * fan_in)
     else:
         scale = ops.rsqrt(ops.maximum(variance * fan_in, eps))
     if gain is not None:
+        gain = array("gain", gain)
+        units = math.prod(mean.shape)
+        if math.prod(gain.shape) != units:
+            refuse("gain", gain, f"one value for each of the {units} units")
         scale = scale * ops.reshape(gain, mean.shape)
     return kernel * scale - mean * scale
 
@@ -149,11 +173,11 @@ class ScaledWSConv2D(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters = whole("filters", filters)
-        self.kernel_size = _pair("kernel_size", kernel_size)
-        self.strides = _pair("strides", strides)
-        self.groups = whole("groups", groups)
-        self.dilation_rate = _pair("dilation_rate", dilation_rate)
+        self.filters = integer("filters", filters)
+        self.kernel_size = integers("kernel_size", kernel_size)
+        self.strides = integers("strides", strides)
+        self.groups = integer("groups", groups)
+        self.dilation_rate = integers("dilation_rate", dilation_rate)
         one_of("padding", padding, ("same", "valid", "symmetric"))
         one_of("eps_mode", eps_mode, ("floor", "add"))
         if max(self.strides) > 1 and max(self.dilation_rate) > 1:
@@ -166,22 +190,23 @@ class ScaledWSConv2D(keras.layers.Layer):
                 "`filters` must be a multiple of `groups`. "
                 f"Received: filters={filters}, groups={groups}"
             )
-        if not eps > 0:
-            raise ValueError(f"`eps` must be above 0. Received: eps={eps!r}")
         self.padding = padding
-        self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(
-            kernel_initializer or ScaledNormal()
-        )
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.gain_initializer = keras.initializers.get(gain_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.eps = eps
+        self.use_bias = boolean("use_bias", use_bias)
+        if kernel_initializer is None:
+            kernel_initializer = ScaledNormal()
+        for argument, get, value in (
+            ("kernel_initializer", initializer, kernel_initializer),
+            ("bias_initializer", initializer, bias_initializer),
+            ("gain_initializer", initializer, gain_initializer),
+            ("kernel_regularizer", regularizer, kernel_regularizer),
+            ("bias_regularizer", regularizer, bias_regularizer),
+            ("kernel_constraint", constraint, kernel_constraint),
+            ("bias_constraint", constraint, bias_constraint),
+        ):
+            setattr(self, argument, get(argument, value))
+        self.eps = positive("eps", eps)
         self.eps_mode = eps_mode
-        self.scale = scale
+        self.scale = number("scale", scale)
         self.data_format = require_channels_last(data_format)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
@@ -342,36 +367,3 @@ def output_sides(sides, kernel_size, strides, padding, dilation_rate=(1, 1)):
             )
         outputs.append((side - reach) // stride + 1)
     return outputs
-
-
-def whole(name, value):
-    """Returns `value`, an argument's, if it is a whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a whole number above 0. "
-            f"Received: {name}={value!r}"
-        )
-    return value
-
-
-def one_of(name, value, allowed):
-    """Refuses an argument's `value` that is none of the allowed ones."""
-    if value not in allowed:
-        names = " or ".join(
-            filter(
-                None, (", ".join(map(repr, allowed[:-1])), repr(allowed[-1]))
-            )
-        ).replace("'", '"')
-        raise ValueError(
-            f"`{name}` must be {names}. Received: {name}={value!r}"
-        )
-
-
-def _pair(name, value):
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2:
-        raise ValueError(
-            f"`{name}` must be one whole number or two. "
-            f"Received: {name}={value!r}"
-        )
-    return tuple(whole(name, side) for side in pair)

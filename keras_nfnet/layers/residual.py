@@ -3,6 +3,14 @@
 import keras
 from keras import ops
 
+from keras_nfnet.utils import arguments
+from keras_nfnet.utils.arguments import (
+    boolean,
+    count,
+    number,
+    probability,
+)
+
 
 def global_average(inputs):
     """Mean over height and width, summed in float32 at least.
@@ -54,13 +62,9 @@ class StochasticDepth(keras.layers.Layer):
 
     def __init__(self, rate, seed=None, rescale=False, **kwargs):
         super().__init__(**kwargs)
-        if not 0 <= rate < 1:
-            raise ValueError(
-                f"`rate` must be in [0, 1). Received: rate={rate!r}"
-            )
-        self.rate = rate
-        self.seed = seed
-        self.rescale = rescale
+        self.rate = rate = probability("rate", rate)
+        self.seed = seed = count("seed", seed, optional=True)
+        self.rescale = boolean("rescale", rescale)
         if rate > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
@@ -119,8 +123,8 @@ class SkipInit(keras.layers.Layer):
 
     def __init__(self, scale=1.0, initializer="zeros", **kwargs):
         super().__init__(**kwargs)
-        self.scale = scale
-        self.initializer = keras.initializers.get(initializer)
+        self.scale = number("scale", scale)
+        self.initializer = arguments.initializer("initializer", initializer)
         self.supports_masking = True
 
     def build(self, input_shape):

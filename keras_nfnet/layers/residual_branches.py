@@ -4,6 +4,7 @@ import keras
 
 from keras_nfnet.layers.activation import ScaledActivation
 from keras_nfnet.layers.residual import SkipInit, StochasticDepth
+from keras_nfnet.utils.arguments import positive, probability, refuse, text
 
 
 class Residual:
@@ -55,20 +56,13 @@ class Residual:
         expected_variance=1.0,
         name="residual",
     ):
-        for argument, value in (
-            ("alpha", alpha),
-            ("expected_variance", expected_variance),
-        ):
-            if not value > 0:
-                raise ValueError(
-                    f"`{argument}` must be above 0. "
-                    f"Received: {argument}={value!r}"
-                )
         ScaledActivation(activation)  # Refuses an unknown one here.
         self.activation = activation
-        self.alpha = alpha
-        self.expected_variance = expected_variance
-        self.name = name
+        self.alpha = positive("alpha", alpha)
+        self.expected_variance = positive(
+            "expected_variance", expected_variance
+        )
+        self.name = text("name", name)
         self._count = 0
 
     @property
@@ -102,8 +96,13 @@ class Residual:
         Returns:
             The sum, a tensor of the new `expected_variance`.
         """
+        for argument, value in (("branch", branch), ("shortcut", shortcut)):
+            _check_layers(argument, value)
         prefix = f"{self.name}{self._count}"
-        alpha = self.alpha if alpha is None else alpha
+        alpha = positive("alpha", alpha, optional=True) or self.alpha
+        stochastic_depth_rate = probability(
+            "stochastic_depth_rate", stochastic_depth_rate
+        )
         activated = self.activate(x, f"{prefix}_preact")
         variance = self.expected_variance
         if shortcut is not None:
@@ -116,6 +115,14 @@ class Residual:
         self._count += 1
         self.expected_variance = variance + alpha**2
         return y
+
+
+def _check_layers(name, value):
+    parts = value if isinstance(value, list | tuple) else [value]
+    if value is None and name == "shortcut":
+        return
+    if not parts or not all(map(callable, parts)):
+        refuse(name, value, "a layer, a list of layers, or a function")
 
 
 def _applied(layers, x):

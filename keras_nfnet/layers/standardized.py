@@ -15,6 +15,7 @@ from keras import ops
 from keras_nfnet.layers.convolution import standardize
 from keras_nfnet.layers.grouped_convolution import convolve
 from keras_nfnet.layers.initializers import ScaledNormal
+from keras_nfnet.utils.arguments import initializer, positive
 
 
 class ScaledWSMixin:
@@ -66,8 +67,8 @@ class ScaledWSMixin:
     unit_axes = {}
 
     def __init__(self, *args, gain_initializer="ones", eps=1e-4, **kwargs):
-        if not eps > 0:
-            raise ValueError(f"`eps` must be above 0. Received: eps={eps!r}")
+        eps = positive("eps", eps)
+        gain_initializer = initializer("gain_initializer", gain_initializer)
         if not self.unit_axes:
             raise ValueError(
                 "`unit_axes` of the class must name the layer's kernels, such "
@@ -93,7 +94,7 @@ class ScaledWSMixin:
                 f"{self.dtype_policy.name!r}"
             )
         self.eps = eps
-        self.gain_initializer = keras.initializers.get(gain_initializer)
+        self.gain_initializer = gain_initializer
 
     def add_weight(self, *args, name=None, **kwargs):
         """As `keras.layers.Layer.add_weight`; adds the gain of a kernel."""

@@ -7,12 +7,12 @@ from keras_nfnet.models.skipped_steps import (
     LeavesOutSkippedSteps,
     skipped_steps,
 )
-from keras_nfnet.optimizers.arguments import number, positive
 from keras_nfnet.optimizers.composed import (
     clipped_fraction,
     parts_of,
     rate_logs,
 )
+from keras_nfnet.utils.arguments import boolean, fraction, positive
 
 if keras.backend.backend() == "tensorflow":
     from keras_nfnet.models.tensorflow_step import TrainingStep
@@ -119,13 +119,12 @@ class NFNetModel(LeavesOutSkippedSteps, TrainingStep, keras.Model):
         batch: arXiv:2102.06171, appendix.
         """
         sam_rho = positive("sam_rho", sam_rho, optional=True)
-        sam_fraction = number(
-            "sam_fraction", sam_fraction, lambda v: 0 < v <= 1, "in (0, 1]"
-        )
+        sam_fraction = fraction("sam_fraction", sam_fraction)
+        clipped_by_stage = boolean("clipped_by_stage", clipped_by_stage)
         super().compile(*args, **kwargs)
         self._sam_rho = sam_rho
         self._sam_fraction = sam_fraction
-        self._clipped_by_stage = bool(clipped_by_stage)
+        self._clipped_by_stage = clipped_by_stage
         self._refuse_what_cannot_be()
 
     def _refuse_what_cannot_be(self):

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_nfnet.utils.arguments import refuse
+
 
 def features(model, levels=None):
     """A model of the same layers whose outputs are feature maps.
@@ -42,13 +44,11 @@ def features(model, levels=None):
         levels = tuple(outputs)
     if isinstance(levels, str):
         levels = (levels,)
-    levels = tuple(levels)
+    if not isinstance(levels, list | tuple):
+        refuse("levels", levels, f"of {', '.join(outputs)}")
     unknown = [level for level in levels if level not in outputs]
     if unknown or not levels:
-        raise ValueError(
-            f"`levels` must be of {', '.join(outputs)}. "
-            f"Received: levels={levels!r}"
-        )
+        refuse("levels", levels, f"of {', '.join(outputs)}")
     return keras.Model(
         model.input,
         {level: outputs[level] for level in levels},

@@ -4,6 +4,14 @@ import os
 
 import keras
 
+from keras_nfnet.utils.arguments import (
+    boolean,
+    integer,
+    one_of,
+    path,
+    refuse,
+)
+
 
 def check_arguments(
     *,
@@ -16,33 +24,16 @@ def check_arguments(
     input_tensor,
 ):
     """Refuses arguments that do not fit, each with one clear error."""
+    boolean("include_top", include_top)
+    integer("classes", classes)
+    one_of("pooling", pooling, (None, "avg", "max"))
     if weights is not None and weights != "imagenet":
-        if not isinstance(weights, str | os.PathLike):
-            raise ValueError(
-                '`weights` must be `None`, "imagenet" or the path of a '
-                f"file. Received: weights={weights!r}"
-            )
+        expected = '`None`, "imagenet" or the path of a file'
+        path("weights", weights, expected)
         if os.path.isdir(weights):
-            raise ValueError(
-                "`weights` must be a file; this is a directory. "
-                f"Received: weights={str(weights)!r}"
-            )
+            refuse("weights", weights, "a file; this is a directory")
         if not os.path.exists(weights):
-            raise ValueError(
-                '`weights` must be `None`, "imagenet" or the path of a '
-                "file that exists. "
-                f"Received: weights={str(weights)!r}"
-            )
-    if pooling not in (None, "avg", "max"):
-        raise ValueError(
-            '`pooling` must be `None`, "avg" or "max". '
-            f"Received: pooling={pooling!r}"
-        )
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
-        raise ValueError(
-            "`classes` must be a whole number above 0. "
-            f"Received: classes={classes!r}"
-        )
+            refuse("weights", weights, f"{expected} that exists")
     if weights == "imagenet" and include_top and classes != 1000:
         raise ValueError(
             'With `weights="imagenet"` and `include_top=True`, `classes` '
@@ -55,11 +46,12 @@ def check_arguments(
         try:
             activation = keras.activations.get(classifier_activation)
         except (ValueError, TypeError) as error:
-            raise ValueError(
-                "`classifier_activation` must be an activation that Keras "
-                "knows, or `None`. Received: "
-                f"classifier_activation={classifier_activation!r}"
-            ) from error
+            refuse(
+                "classifier_activation",
+                classifier_activation,
+                "an activation that Keras knows, or `None`",
+                error,
+            )
         allowed = (keras.activations.softmax, keras.activations.linear)
         if weights == "imagenet" and activation not in allowed:
             raise ValueError(
@@ -76,17 +68,17 @@ def check_arguments(
 
 def _check_shape(name, shape):
     try:
-        shape = tuple(shape)
-        fits = len(shape) == 3 and all(
-            side is None or (int(side) == side and side > 0) for side in shape
+        sides = tuple(
+            integer(name, side, optional=True) for side in tuple(shape)
         )
     except (TypeError, ValueError):
-        fits = False
-    if not fits or shape[-1] is None:
-        raise ValueError(
-            f"`{name}` must be (height, width, channels), channels last, "
-            "with `None` for any height or width. "
-            f"Received: {name}={shape!r}"
+        sides = ()
+    if len(sides) != 3 or sides[-1] is None:
+        refuse(
+            name,
+            shape,
+            "(height, width, channels), channels last, with `None` for any "
+            "height or width",
         )
 
 
@@ -97,9 +89,10 @@ def input_for(input_tensor, input_shape):
         image = keras.Input(tuple(shape), name="images")
         return image, image
     if not keras.utils.is_keras_tensor(input_tensor):
-        raise ValueError(
-            "`input_tensor` must be a Keras tensor, such as the output of "
-            f"`keras.Input`. Received: input_tensor={input_tensor!r}"
+        refuse(
+            "input_tensor",
+            input_tensor,
+            "a Keras tensor, such as the output of `keras.Input`",
         )
     if input_shape is not None and tuple(input_shape) != tuple(
         input_tensor.shape[1:]

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_nfnet.architecture import CHOICES
+from keras_nfnet.architecture import CHECKS
 from keras_nfnet.block_spec import bottleneck_groups
 from keras_nfnet.layers import (
     EfficientChannelAttention,
@@ -13,10 +13,13 @@ from keras_nfnet.layers import (
     StochasticDepth,
 )
 from keras_nfnet.layers.activation import serialize_activation
-from keras_nfnet.layers.convolution import (
-    convolution_options,
-    one_of,
-    whole,
+from keras_nfnet.layers.convolution import convolution_options
+from keras_nfnet.utils.arguments import (
+    choice,
+    count,
+    integer,
+    optional,
+    positive,
 )
 
 
@@ -25,15 +28,32 @@ def call_layer(layer, *args):
     return layer(*args)
 
 
-# What `NFBlock` is made of again.
-_ARGUMENTS = (
-    *("filters", "strides", "beta", "alpha", "bottleneck_ratio"),
-    *("group_width", "se_ratio", "stochastic_depth_rate", "use_two_convs"),
-    *("activation", "seed", "bottleneck", "groups", "stage"),
-    *("first_dilation", "dilation_rate", "attention", "attention_position"),
-    *("shortcut", "skip", "gain_in", "eps", "eps_mode", "padding"),
-    *("channel_multiple", "rescale_stochastic_depth"),
-)
+# What `NFBlock` is made of, and what each argument must be.
+_ARGUMENTS = {
+    "filters": integer,
+    "strides": choice(1, 2),
+    "beta": positive,
+    "seed": optional(count),
+    "bottleneck": optional(integer),
+    "groups": optional(integer),
+    "stage": optional(integer),
+    "first_dilation": integer,
+    "dilation_rate": integer,
+    **{
+        name: CHECKS[name]
+        for name in (
+            *("alpha", "bottleneck_ratio", "group_width", "se_ratio"),
+            *("stochastic_depth_rate", "use_two_convs", "activation"),
+            *("attention", "attention_position", "shortcut", "skip"),
+            *("gain_in", "eps", "eps_mode", "padding", "channel_multiple"),
+            "rescale_stochastic_depth",
+        )
+    },
+}
+
+
+# What a `BlockSpec` says in place of the architecture.
+_OF_SPEC = {"bottleneck_ratio", "group_width", "stochastic_depth_rate"}
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -129,48 +149,11 @@ class NFBlock(keras.layers.Layer):
         rescale_stochastic_depth=False,
         **kwargs,
     ):
+        given = locals()
         super().__init__(**kwargs)
-        whole("filters", filters)
-        if group_width is not None:
-            whole("group_width", group_width)
-        for name, value in (
-            ("beta", beta),
-            ("alpha", alpha),
-            ("bottleneck_ratio", bottleneck_ratio),
-        ):
-            if not value > 0:
-                raise ValueError(
-                    f"`{name}` must be above 0. Received: {name}={value!r}"
-                )
-        self.filters = filters
-        self.strides = strides
-        self.beta = beta
-        self.alpha = alpha
-        self.bottleneck_ratio = bottleneck_ratio
-        self.group_width = group_width
-        self.se_ratio = se_ratio
-        self.stochastic_depth_rate = stochastic_depth_rate
-        self.use_two_convs = use_two_convs
+        for argument, check in _ARGUMENTS.items():
+            setattr(self, argument, check(argument, given[argument]))
         self.activation = serialize_activation(activation)
-        self.seed = seed
-        self.bottleneck = bottleneck
-        self.groups = groups
-        self.stage = stage
-        self.first_dilation = first_dilation
-        self.dilation_rate = dilation_rate
-        self.attention = attention
-        self.attention_position = attention_position
-        self.shortcut = shortcut
-        self.skip = skip
-        self.gain_in = gain_in
-        self.eps = eps
-        self.eps_mode = eps_mode
-        self.padding = padding
-        self.channel_multiple = channel_multiple
-        self.rescale_stochastic_depth = rescale_stochastic_depth
-        for name, allowed in CHOICES.items():
-            if hasattr(self, name):
-                one_of(name, getattr(self, name), allowed)
         self.input_spec = keras.layers.InputSpec(ndim=4)
         self._compose()
 
@@ -184,12 +167,7 @@ class NFBlock(keras.layers.Layer):
         """
         shared = {
             name: getattr(architecture, name)
-            for name in (
-                *("alpha", "se_ratio", "use_two_convs", "activation"),
-                *("attention", "attention_position", "shortcut", "skip"),
-                *("gain_in", "eps", "eps_mode", "padding"),
-                *("channel_multiple", "rescale_stochastic_depth"),
-            )
+            for name in _ARGUMENTS.keys() & CHECKS.keys() - _OF_SPEC
         }
         return cls(
             spec.filters,

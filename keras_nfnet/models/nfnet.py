@@ -15,6 +15,7 @@ from keras_nfnet.models.body import body
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments, input_for
 from keras_nfnet.models.nf_block import call_layer
+from keras_nfnet.utils.arguments import one_of, positive, text
 from keras_nfnet.variants import (
     VARIANTS,
     NFNetConfig,
@@ -91,20 +92,8 @@ def NFNet(
         config,
         **{key: value for key, value in overrides.items() if value is not None},
     )
-    if (
-        isinstance(width, bool)
-        or not isinstance(width, int | float)
-        or not width > 0
-    ):
-        raise ValueError(
-            f"`width` must be a number above 0. Received: width={width!r}"
-        )
-    config = config.scaled(width)
-    if output_stride not in (8, 16, 32):
-        raise ValueError(
-            "`output_stride` must be 8, 16 or 32. "
-            f"Received: output_stride={output_stride!r}"
-        )
+    config = config.scaled(positive("width", width))
+    one_of("output_stride", output_stride, (8, 16, 32))
     require_channels_last()
     check_arguments(
         include_top=include_top,
@@ -126,7 +115,7 @@ def NFNet(
 
         # First: a file that cannot be had costs no building.
         weights = pretrained_path(weights, variant)
-    if name is None:
+    if text("name", name, optional=True) is None:
         name = default_name(variant) if variant else "nfnet"
 
     def construct():

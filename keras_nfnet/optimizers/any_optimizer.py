@@ -6,12 +6,12 @@ import inspect
 import keras
 from keras import ops
 
-from keras_nfnet.optimizers.arguments import checked_rate, not_negative
 from keras_nfnet.optimizers.clipped import (
     CLASSIFIER,
     ClippedOptimizer,
-    refuse_keras_clipping,
+    check_keras_arguments,
 )
+from keras_nfnet.utils.arguments import learning_rate, not_negative
 
 _WRAPPERS = tuple(
     getattr(keras.optimizers, name)
@@ -138,9 +138,9 @@ def _checked(optimizer_class, args, kwargs):
     bound = signature.bind_partial(None, *args, **kwargs)
     # Keyword arguments are either by name or within `**kwargs`.
     for arguments in (bound.arguments, bound.arguments.get("kwargs", {})):
-        refuse_keras_clipping(arguments)
+        check_keras_arguments(arguments)
         if "learning_rate" in arguments:
-            arguments["learning_rate"] = checked_rate(
+            arguments["learning_rate"] = learning_rate(
                 arguments["learning_rate"]
             )
         for name in ("weight_decay", "adam_weight_decay"):

@@ -8,7 +8,6 @@ at hand. So clipping happens in `update_step`.
 import keras
 from keras import ops
 
-from keras_nfnet.optimizers.arguments import number, positive
 from keras_nfnet.optimizers.clipping import clip_units, number_of_units
 from keras_nfnet.optimizers.head import head_kernels
 from keras_nfnet.optimizers.owners import (
@@ -18,6 +17,7 @@ from keras_nfnet.optimizers.owners import (
     owners_of,
 )
 from keras_nfnet.optimizers.rules import Rule
+from keras_nfnet.utils.arguments import integer, number, positive, text
 
 # The default of `exclude_from_clipping`: the classifier's kernel.
 CLASSIFIER = "classifier"
@@ -58,12 +58,7 @@ class ClippedOptimizer:
             self._not_clipped = Rule(
                 "exclude_from_clipping", exclude_from_clipping
             )
-        parts = self.gradient_accumulation_steps
-        if parts and (isinstance(parts, bool) or parts != int(parts)):
-            raise ValueError(
-                "`gradient_accumulation_steps` must be an integer from 2 on, "
-                f"or `None`. Received: gradient_accumulation_steps={parts!r}"
-            )
+        text("name", self.name)
 
     def build(self, variables):
         if self.built:
@@ -381,8 +376,17 @@ def _is_classifier(rule):
     return isinstance(rule, str) and rule == CLASSIFIER
 
 
-def refuse_keras_clipping(arguments):
-    """Refuses Keras's own clipping arguments."""
+def check_keras_arguments(arguments):
+    """Checks Keras's arguments by name, and refuses its own clipping.
+
+    Args:
+        arguments: A dictionary; what stands in it for a number becomes one.
+    """
+    parts = "gradient_accumulation_steps"
+    if parts in arguments:
+        arguments[parts] = integer(
+            parts, arguments[parts], least=2, optional=True
+        )
     for argument in KERAS_CLIPPING:
         if arguments.get(argument) is not None:
             raise ValueError(

@@ -4,13 +4,11 @@ Reference: arXiv:2102.06171, section 4, eq. 3.
 """
 
 import math
-import numbers
-from collections.abc import Iterable
 
 import keras
 from keras import ops
 
-from keras_nfnet.optimizers.arguments import positive
+from keras_nfnet.utils.arguments import array, axes, positive
 
 # By type: beyond 2**±limit values are scaled by 2**∓shift before they are
 # squared. The sum of 2**32 squares then stays within the type's range.
@@ -42,7 +40,7 @@ def unitwise_norm(x, axis=None):
 
     Reference: arXiv:2102.06171, section 4, eq. 3.
     """
-    x = ops.convert_to_tensor(x)
+    x = array("x", x)
     norm, _, unscale = _scaled_norm(_wide(x), unit_axes(x.shape, axis))
     return ops.cast(norm * unscale, x.dtype)
 
@@ -86,16 +84,16 @@ def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3, axis=None):
     """
     clipping = positive("clipping", clipping)
     eps = positive("eps", eps)
-    gradient = ops.convert_to_tensor(gradient)
-    parameter = ops.convert_to_tensor(parameter)
+    gradient = array("gradient", gradient)
+    parameter = array("parameter", parameter)
     if tuple(gradient.shape) != tuple(parameter.shape):
         raise ValueError(
             "`gradient` and `parameter` must have the same shape. Received: "
             f"gradient of shape {tuple(gradient.shape)}, parameter of shape "
             f"{tuple(parameter.shape)}"
         )
-    axes = unit_axes(parameter.shape, axis)
-    return clip_units(gradient, parameter, clipping, eps, axes)[0]
+    axis = unit_axes(parameter.shape, axis)
+    return clip_units(gradient, parameter, clipping, eps, axis)[0]
 
 
 def unit_axes(shape, axis=None):
@@ -103,19 +101,7 @@ def unit_axes(shape, axis=None):
     rank = len(shape)
     if axis is None:
         return tuple(range(rank if rank < 2 else rank - 1))
-    entries = list(axis) if isinstance(axis, Iterable) else [axis]
-    if all(_is_integer(entry) and -rank <= entry < rank for entry in entries):
-        axes = tuple(sorted(int(entry) % rank for entry in entries))
-        if len(set(axes)) == len(axes):
-            return axes
-    raise ValueError(
-        f"`axis` must name axes of a tensor of shape {tuple(shape)}, each "
-        f"once, or be `None`. Received: axis={axis!r}"
-    )
-
-
-def _is_integer(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return axes("axis", axis, rank)
 
 
 def number_of_units(shape, axes):

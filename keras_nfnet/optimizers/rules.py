@@ -24,7 +24,7 @@ class Rule:
             fits = all(
                 isinstance(entry, str | keras.Variable)
                 for entry in self._entries
-            )
+            ) and not isinstance(value, dict)
         except TypeError:
             fits = False
         if not fits:

@@ -5,7 +5,12 @@ import math
 import keras
 from keras import ops
 
-from keras_nfnet.optimizers.arguments import not_negative, number, positive
+from keras_nfnet.utils.arguments import (
+    not_negative,
+    number,
+    positive,
+    text,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -48,7 +53,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         self.peak = peak
         self.total_steps = total_steps
         self.warmup_steps = warmup_steps
-        self.name = name
+        self.name = text("name", name)
 
     def __call__(self, step):
         step = ops.cast(step, "float32")

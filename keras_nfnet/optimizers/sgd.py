@@ -1,20 +1,16 @@
 """SGD with adaptive gradient clipping, as the paper trains."""
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_nfnet.optimizers.arguments import (
-    checked_rate,
-    not_negative,
-    number,
-)
 from keras_nfnet.optimizers.clipped import (
     CLASSIFIER,
     ClippedOptimizer,
-    refuse_keras_clipping,
+    check_keras_arguments,
 )
 from keras_nfnet.optimizers.rules import Rule
+from keras_nfnet.utils import arguments
+from keras_nfnet.utils.arguments import boolean, not_negative, probability
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -101,18 +97,12 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
         name="sgd_agc",
         **kwargs,
     ):
-        refuse_keras_clipping(kwargs)
-        super().__init__(checked_rate(learning_rate), name=name, **kwargs)
+        check_keras_arguments(kwargs)
+        rate = arguments.learning_rate(learning_rate)
+        super().__init__(rate, name=name, **kwargs)
         self.setup_agc(clipping, eps, exclude_from_clipping, ema_decay)
-        self.momentum = number(
-            "momentum", momentum, lambda v: 0 <= v < 1, "in [0, 1)"
-        )
-        if not isinstance(nesterov, bool | np.bool_):
-            raise ValueError(
-                "`nesterov` must be true or false. "
-                f"Received: nesterov={nesterov!r}"
-            )
-        self.nesterov = bool(nesterov)
+        self.momentum = probability("momentum", momentum)
+        self.nesterov = boolean("nesterov", nesterov)
         self.weight_decay = not_negative(
             "weight_decay", weight_decay, optional=True
         )

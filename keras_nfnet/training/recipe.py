@@ -5,10 +5,83 @@ from dataclasses import dataclass
 
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.augmentation import check as check_augmentation
+from keras_nfnet.utils.arguments import (
+    boolean,
+    check_fields,
+    choice,
+    count,
+    fraction,
+    integer,
+    not_negative,
+    number,
+    optional,
+    path,
+    positive,
+    probability,
+    refuse,
+    text,
+)
 from keras_nfnet.variants import VARIANTS, NFNetConfig, variant_named
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
+
+
+def _model(name, value):
+    if not isinstance(value, NFNetConfig) and not variant_named(value):
+        refuse(name, value, f"an `NFNetConfig` or one of {', '.join(VARIANTS)}")
+    return value
+
+
+def _augmentation(name, value):
+    check_augmentation(value, name)
+    return value
+
+
+def _weights(name, value):
+    if value is None:
+        return None
+    return str(path(name, value, '`None`, "imagenet" or the path of a file'))
+
+
+def _decay(name, value):
+    return number(name, value, lambda v: 0 < v < 1, "in (0, 1)", True)
+
+
+def _share(name, value):
+    return number(name, value, lambda v: 0 <= v <= 1, "in [0, 1]")
+
+
+# What each field must be.
+_CHECKS = {
+    **dict.fromkeys(("name", "data", "train_split", "test_split"), text),
+    "model": _model,
+    **dict.fromkeys(("classes", "size", "batch_size", "epochs"), integer),
+    "test_size": optional(integer),
+    "evaluation_margin": count,
+    "max_corrupt": _share,
+    "augmentation": _augmentation,
+    "weights": _weights,
+    "new_head": optional(boolean),
+    "drop_rate": optional(probability),
+    "stochastic_depth_rate": optional(probability),
+    "learning_rate": positive,
+    "warmup_epochs": not_negative,
+    "momentum": probability,
+    "weight_decay": not_negative,
+    "clipping": optional(positive),
+    "eps": positive,
+    "label_smoothing": probability,
+    "ema_decay": _decay,
+    "sam_rho": optional(positive),
+    "sam_fraction": fraction,
+    "gradient_accumulation_steps": optional(integer),
+    "precision": choice(*PRECISIONS),
+    "max_skipped_steps": count,
+    "strategy": choice(*STRATEGIES),
+    "deterministic": boolean,
+    "seed": count,
+}
 
 
 @dataclass(frozen=True)
@@ -119,50 +192,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for field in ("name", "data", "train_split", "test_split"):
-            value = getattr(self, field)
-            if not isinstance(value, str) or not value:
-                self._refuse(field, "a text")
-        if not isinstance(self.model, NFNetConfig) and not (
-            variant_named(self.model)
-        ):
-            self._refuse(
-                "model", f"an `NFNetConfig` or one of {', '.join(VARIANTS)}"
-            )
-        for field in ("classes", "size", "batch_size", "epochs"):
-            self._whole(field, 1)
-        for field in ("seed", "evaluation_margin", "max_skipped_steps"):
-            self._whole(field, 0)
-        for field in ("test_size", "gradient_accumulation_steps"):
-            if getattr(self, field) is not None:
-                self._whole(field, 1)
-        for field in ("learning_rate", "eps"):
-            self._number(field, lambda v: v > 0, "above 0")
-        for field in ("weight_decay", "warmup_epochs"):
-            self._number(field, lambda v: v >= 0, "0 or more")
-        self._number("max_corrupt", lambda v: 0 <= v <= 1, "in [0, 1]")
-        for field in ("label_smoothing", "momentum"):
-            self._number(field, lambda v: 0 <= v < 1, "in [0, 1)")
-        for field in ("drop_rate", "stochastic_depth_rate"):
-            self._number(field, lambda v: 0 <= v < 1, "in [0, 1)", none=True)
-        for field in ("clipping", "sam_rho"):
-            self._number(field, lambda v: v > 0, "above 0", none=True)
-        self._number("sam_fraction", lambda v: 0 < v <= 1, "in (0, 1]")
-        self._number("ema_decay", lambda v: 0 < v < 1, "in (0, 1)", none=True)
-        for field, values in (
-            ("precision", PRECISIONS),
-            ("strategy", STRATEGIES),
-        ):
-            if getattr(self, field) not in values:
-                self._refuse(field, f"one of {', '.join(values)}")
-        for field in ("deterministic",):
-            if not isinstance(getattr(self, field), bool):
-                self._refuse(field, "true or false")
-        if self.new_head not in (None, True, False):
-            self._refuse("new_head", "`None`, true or false")
-        if self.weights is not None and not isinstance(self.weights, str):
-            self._refuse("weights", '`None`, "imagenet" or a path')
-        check_augmentation(self.augmentation)
+        check_fields(self, _CHECKS)
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 "`warmup_epochs` must be in [0, epochs). Received: "
@@ -184,25 +214,3 @@ class Recipe:
     def replace(self, **changes):
         """A copy with other values."""
         return dataclasses.replace(self, **changes)
-
-    def _refuse(self, field, expected):
-        raise ValueError(
-            f"`{field}` must be {expected}. "
-            f"Received: {field}={getattr(self, field)!r}"
-        )
-
-    def _whole(self, field, least):
-        value = getattr(self, field)
-        if isinstance(value, bool) or not isinstance(value, int):
-            self._refuse(field, "a whole number")
-        if value < least:
-            self._refuse(field, f"a whole number, {least} or more")
-
-    def _number(self, field, accepts, expected, none=False):
-        value = getattr(self, field)
-        if value is None and none:
-            return
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self._refuse(field, f"a number {expected}")
-        if not accepts(value):
-            self._refuse(field, expected)

@@ -1,1 +1,1 @@
-"""What is not about networks."""
+"""What is not about networks: files and arguments."""

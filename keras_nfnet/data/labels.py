@@ -3,11 +3,12 @@
 import csv
 import functools
 import os
+from collections.abc import Iterable
 from importlib import resources
 
 from keras import ops
 
-from keras_nfnet.utils.arguments import integer
+from keras_nfnet.utils.arguments import integer, refuse
 
 # The 1000 classes of ILSVRC 2012 in the order of their WordNet ids, which is
 # the order of Keras's class index, of TFDS's `imagenet2012` and of the
@@ -109,6 +110,8 @@ def class_names(labels, classes):
         return tuple(str(index) for index in range(classes))
     if isinstance(labels, str | os.PathLike):
         labels = read_labels(labels)
+    if not isinstance(labels, Iterable):
+        refuse("labels", labels, "a list of names or the path of a text file")
     labels = tuple(labels)
     check_names(labels)
     if len(labels) != classes:

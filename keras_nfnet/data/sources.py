@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_nfnet.data import folder, stored
 from keras_nfnet.data.corrupt import CANDIDATES, CorruptCounter
 from keras_nfnet.data.labels import check_names
+from keras_nfnet.utils.arguments import path, text
 
 # How many classes `DataInfo.summary` counts one by one.
 _COUNTED = 10
@@ -106,6 +107,10 @@ class Source:
 
 def open_source(name, split, data_dir=None):
     """Opens a split of a TFDS data set or of a folder; see `load_split`."""
+    path("name", name, "the name of a data set or the path of a folder")
+    text("split", split)
+    if data_dir is not None:
+        path("data_dir", data_dir, "the path of a folder, or `None`")
     if folder.is_folder(name):
         source = _folder_source(name, split)
     else:

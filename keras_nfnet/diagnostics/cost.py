@@ -18,6 +18,7 @@ from keras_nfnet.models.graphs import (
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.models.without_values import without_values
+from keras_nfnet.utils.arguments import integer
 from keras_nfnet.variants import PUBLISHED_TOP1, VARIANTS
 from keras_nfnet.weights.hub import REPOSITORIES
 
@@ -68,6 +69,7 @@ def count_macs(model, height, width):
 
     Reference: arXiv:2102.06171, table 3, which calls them FLOPs.
     """
+    height, width = integer("height", height), integer("width", width)
     counter = _Counter()
     graph = functional_graph(model)
     (image,) = graph.inputs

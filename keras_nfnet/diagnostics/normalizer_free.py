@@ -14,6 +14,7 @@ from keras_nfnet.layers import ScaledActivation, SkipInit
 from keras_nfnet.layers.activation import output_variance
 from keras_nfnet.models.graphs import functional_graph, is_graph
 from keras_nfnet.models.nf_block import NFBlock
+from keras_nfnet.utils.arguments import array, positive
 
 # Positions over batch and sides that a variance is taken from, at least.
 _POSITIONS = 8192
@@ -118,10 +119,7 @@ def check_normalizer_free(model, x=None, tolerance=0.1):
 
     Reference: arXiv:2101.08692, sections 3 and 4.
     """
-    if not tolerance > 0:
-        raise ValueError(
-            f"`tolerance` must be above 0. Received: tolerance={tolerance!r}"
-        )
+    tolerance = positive("tolerance", tolerance)
     graph = functional_graph(model)
     x = _inputs(graph, x)
     walk = _Walk(tolerance)
@@ -290,7 +288,7 @@ def _inputs(graph, x):
         x = np.random.default_rng(0).standard_normal(
             (batch, *sides, channels), np.float32
         )
-    x = ops.convert_to_tensor(x, dtype=expected.dtype)
+    x = ops.cast(array("x", x), expected.dtype)
     fits = len(x.shape) == len(shape) + 1 and all(
         side in (None, given)
         for side, given in zip(shape, x.shape[1:], strict=True)

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_nfnet.layers import StochasticDepth
 from keras_nfnet.models.nf_block import NFBlock
+from keras_nfnet.utils.arguments import array
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _images(model, x):
     if x is None:
         shape = (4, height or 128, width or 128, channels)
         x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    x = ops.convert_to_tensor(x, dtype=model.compute_dtype)
+    x = ops.cast(array("x", x), model.compute_dtype)
     if len(x.shape) != 4 or x.shape[-1] != channels or 0 in tuple(x.shape):
         raise ValueError(
             f"`x` must have shape (batch, height, width, {channels}). "

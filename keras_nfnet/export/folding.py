@@ -41,6 +41,7 @@ from keras_nfnet.models.graphs import (
     takes_training,
 )
 from keras_nfnet.models.nf_block import NFBlock
+from keras_nfnet.utils.arguments import looked_up
 
 # f(c x) = c f(x) for c > 0.
 _HOMOGENEOUS = [
@@ -102,6 +103,8 @@ def fold(model, dtype=None):
 
     Reference: arXiv:2101.08692, section 4 (what is folded).
     """
+    if dtype is not None:
+        looked_up("dtype", dtype, keras.dtype_policies.get, "a dtype or policy")
     graph = functional_graph(model)
     folder = _Folder(dtype)
     inputs = tree.map_structure(

@@ -7,6 +7,7 @@ from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.request import checked_request, prepared, silent
 from keras_nfnet.export.staging import writing
+from keras_nfnet.utils.arguments import integer
 from keras_nfnet.utils.files import staged
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -91,6 +92,7 @@ def to_onnx(
         size=size,
         margin=margin,
         overwrite=overwrite,
+        progress=progress,
         input_range=input_range,
     )
     opset = _checked_opset(opset)
@@ -231,17 +233,11 @@ def _rename(content, old, new):
 
 
 def _checked_opset(opset):
+    import onnx
+
     from keras_nfnet.export.onnx_target import OLDEST_OPSET, OPSET
 
     if opset is None:
         return OPSET
-    if (
-        isinstance(opset, bool)
-        or not isinstance(opset, int)
-        or opset < OLDEST_OPSET
-    ):
-        raise ValueError(
-            f"`opset` must be a whole number, {OLDEST_OPSET} or more. "
-            f"Received: opset={opset!r}"
-        )
-    return opset
+    newest = onnx.defs.onnx_opset_version()
+    return integer("opset", opset, least=OLDEST_OPSET, most=newest)

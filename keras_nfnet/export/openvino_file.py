@@ -84,7 +84,6 @@ def to_openvino(
 
     Reference: of int8: Jacob et al., arXiv:1712.05877.
     """
-    _check_installed(precision)
     request = checked_request(
         model,
         path,
@@ -95,8 +94,10 @@ def to_openvino(
         size=size,
         margin=margin,
         overwrite=overwrite,
+        progress=progress,
         input_range=input_range,
     )
+    _check_installed(precision)
     if not str(path).endswith(".xml"):
         raise ValueError(
             f"`path` must end in .xml. Received: path={str(path)!r}"

@@ -15,6 +15,7 @@ from keras_nfnet.export.comparison import DEFAULT_SIZE, checked_fold
 from keras_nfnet.export.contract import Contract, contract_of
 from keras_nfnet.export.staging import check_file
 from keras_nfnet.models.output import labelled_classes
+from keras_nfnet.utils.arguments import boolean, function, one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ def checked_request(
     size,
     margin,
     overwrite,
+    progress,
     input_range,
 ):
     """Checks a model and the arguments of its export to one file.
@@ -58,11 +60,9 @@ def checked_request(
         ValueError: Naming the argument that does not fit.
     """
     check_takes_images(model)
-    if precision not in precisions:
-        raise ValueError(
-            f"`precision` must be one of {', '.join(precisions)}. "
-            f"Received: precision={precision!r}"
-        )
+    one_of("precision", precision, precisions)
+    boolean("overwrite", overwrite)
+    function("progress", progress)
     size = input_size(model, size) or (DEFAULT_SIZE, DEFAULT_SIZE)
     margin = view_margin(model, margin)
     contract = contract_of(model, input_range)

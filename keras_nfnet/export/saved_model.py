@@ -35,6 +35,7 @@ from keras_nfnet.models.output import (
     labelled_classes,
     probabilities,
 )
+from keras_nfnet.utils import arguments
 from keras_nfnet.utils.files import place, staged
 
 _TOP = 5
@@ -128,6 +129,8 @@ def to_saved_model(
             f"the backend {keras.backend.backend()!r}"
         )
     check_takes_images(model)
+    arguments.boolean("overwrite", overwrite)
+    arguments.function("progress", progress)
     contract = contract_of(model, input_range)
     classes, answers = _answers(model, outputs)
     if classes is not None:

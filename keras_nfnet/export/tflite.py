@@ -114,6 +114,7 @@ def to_tflite(
         size=size,
         margin=margin,
         overwrite=overwrite,
+        progress=progress,
         input_range=input_range,
     )
     say = progress or silent

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 
 from keras_nfnet.models.nfnet import ARGUMENTS, ChangedVariant, NFNet
+from keras_nfnet.utils.arguments import boolean
 from keras_nfnet.variants import VARIANTS, default_name
 
 _USE_SE = """        use_se: Whether every block ends in squeeze-and-excite. Its
@@ -34,7 +35,7 @@ def _constructor(name, variant, reference):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         arguments, config = bound.arguments, variant
-        if arguments.pop("use_se", False):
+        if boolean("use_se", arguments.pop("use_se", False)):
             changed = dataclasses.replace(VARIANTS[variant], attention="se")
             config = ChangedVariant(changed, variant)
         return NFNet(config, **arguments)

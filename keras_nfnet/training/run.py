@@ -16,6 +16,7 @@ from keras_nfnet.training.batches import (
 )
 from keras_nfnet.training.network import build
 from keras_nfnet.training.recipe import Recipe
+from keras_nfnet.utils.arguments import integer, one_of, path, refuse
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,15 @@ def train(
         raise ValueError(
             f"`recipe` must be a `Recipe`. Received: recipe={recipe!r}"
         )
-    if isinstance(save_every, bool) or not (
-        isinstance(save_every, int) and save_every > 0
-    ):
-        raise ValueError(
-            "`save_every` must be a whole number of steps above 0. "
-            f"Received: save_every={save_every!r}"
-        )
+    save_every = integer("save_every", save_every)
+    if isinstance(verbose, bool):
+        verbose = int(verbose)
+    one_of("verbose", verbose, ("auto", 0, 1, 2))
+    if directory is not None:
+        path("directory", directory, "the path of a folder, or `None`")
+    if data_dir is not None:
+        path("data_dir", data_dir, "the path of a folder, or `None`")
+    callbacks = _checked_callbacks(callbacks)
     if (data is None) != (test_data is None):
         raise ValueError(
             "`data` and `test_data` go together. Received: "
@@ -165,6 +168,16 @@ def train(
             callbacks,
             save_every,
         )
+
+
+def _checked_callbacks(callbacks):
+    expected = "a list of Keras callbacks"
+    if not isinstance(callbacks, list | tuple):
+        refuse("callbacks", callbacks, expected)
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            refuse("callbacks", callback, expected)
+    return list(callbacks)
 
 
 def _train(

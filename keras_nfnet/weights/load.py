@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_nfnet.utils.arguments import boolean
 from keras_nfnet.weights.check import assign, collect
 from keras_nfnet.weights.files import open_weights, path_of, shapes_in
 from keras_nfnet.weights.hub import published_weights
@@ -47,6 +48,7 @@ def load(model, source, new_head=False):
     >>> np.array_equal(*kernels)
     True
     """
+    boolean("new_head", new_head)
     variables, others = parameters(model)
     if others and not new_head:
         raise ValueError(
@@ -56,6 +58,7 @@ def load(model, source, new_head=False):
         )
     if isinstance(source, str) and source == "imagenet":
         source = published_weights(variant_of(shapes_of(variables)))
+    source = path_of(source, "source")
     _load(variables, source, new_head)
 
 

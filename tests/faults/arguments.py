@@ -729,7 +729,7 @@ def _whole_way(model, folder):
             {"model": model, "source": path},
             {
                 "model": MODEL,
-                "source": Kind(("nosuch", "", 3, None, [], True)),
+                "source": Kind(("", 3, None, [], True)),
                 "new_head": BOOLEAN,
             },
             costs=True,
@@ -744,7 +744,7 @@ def _whole_way(model, folder):
             weights.convert,
             {"source": path, "destination": f"{path}.safetensors"},
             {
-                "source": Kind(("nosuch", "", 3, None, [], True)),
+                "source": Kind(("", 3, None, [], True)),
                 "destination": PATH,
                 "layout": CHOICE.or_none,
             },
@@ -821,7 +821,7 @@ def _whole_way(model, folder):
             {
                 "recipe": Kind(("nosuch", 3, None, {}, object())),
                 "save_every": POSITIVE_INTEGER,
-                "data": Kind((3, "x", object())),
+                "data": Kind((3, "x", object()), optional=True),
                 "callbacks": Kind((3, "x", [3], object())),
                 "verbose": Kind(("nosuch", 7, -1, 1.5, [], object())),
                 "directory": Kind((3, [], object(), True), optional=True),

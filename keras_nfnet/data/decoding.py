@@ -12,6 +12,9 @@ import zlib
 
 import numpy as np
 
+from keras_nfnet.utils.arguments import integer
+from keras_nfnet.utils.arguments import path as check_path
+
 # What is decoded, then what is only told by name: a format and the bytes at
 # places of the file's start by which it is known.
 MARKS = (
@@ -80,13 +83,7 @@ def set_max_pixels(pixels):
     (8, 12, 3)
     """
     global _max_pixels
-    is_integer = isinstance(pixels, int | np.integer)
-    if not is_integer or isinstance(pixels, bool) or not 0 < pixels < 2**31:
-        raise ValueError(
-            "`pixels` must be an integer from 1 to 2^31 - 1. "
-            f"Received: pixels={pixels!r}"
-        )
-    _max_pixels = int(pixels)
+    _max_pixels = integer("pixels", pixels, most=2**31 - 1)
 
 
 def decode_picture(source):
@@ -377,11 +374,7 @@ def _on_black(frame, canvas, left, top):
 
 
 def _read(path):
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(
-            "An image must be the path of a file or its bytes. "
-            f"Received: {path!r}"
-        )
+    check_path("source", path, "the path of an image file or its bytes")
     if os.path.isdir(path):
         raise ValueError(
             f"An image must be a file. Received: the directory {str(path)!r}"

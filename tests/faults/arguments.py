@@ -571,7 +571,18 @@ def _data(folder):
         "decode_picture": Call(
             data.decode_picture,
             {},
-            {"source": Kind((3, 1.5, [], {}, object(), b"x", "nosuch.png"))},
+            {"source": Kind((3, 1.5, [], {}, object()))},
+        ),
+        "set_max_pixels": Call(
+            data.set_max_pixels,
+            {},
+            {
+                "pixels": Kind(
+                    (2**31, *POSITIVE_INTEGER.wrong),
+                    POSITIVE_INTEGER.drawn,
+                    np.int64(10**8),
+                )
+            },
         ),
         "Augmentation": Call(
             data.Augmentation,

@@ -130,13 +130,12 @@ def integers(name, value, count=2):
     Raises:
         ValueError: If the value is neither.
     """
-    if count and isinstance(_item(value), numbers.Integral):
-        value = (value,) * count
+    one = count and isinstance(_item(value), numbers.Integral)
     expected = f"a positive integer or {count} of them"
     if count is None:
         expected = "a tuple of positive integers"
     try:
-        values = sequence(name, value)
+        values = (value,) * count if one else sequence(name, value)
         if count and len(values) != count:
             raise ValueError
         return tuple(integer(name, each) for each in values)

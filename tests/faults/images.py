@@ -28,13 +28,18 @@ from faults.scorecard import Row
 
 TITLE = "Images"
 PROMISE = (
-    "The pipeline, `predict` and the served signature decode the same pixels\n"
-    "or refuse. None crashes, hangs, takes more than ten times the file's\n"
-    "size plus 1 GiB, nor more than 10 s. A header that announces more than\n"
-    "100 million pixels is refused before it is decoded."
+    "The pipeline, `predict` and the served signature decode or refuse. None\n"
+    "crashes, hangs, takes more than ten times the file's size plus 1 GiB,\n"
+    "nor more than 10 s. A header that announces more than 100 million pixels\n"
+    "is refused before it is decoded. Sound files have the same pixels in all\n"
+    "three. Of damaged ones Pillow, behind `predict`, and TensorFlow can take\n"
+    "or refuse different ones; these are counted as disagreeing, and at most\n"
+    "15% of a row may."
 )
 
 _SIZE = 32
+# Of the damaged files of a row.
+_MOST_DISAGREEING = 0.15
 # Address space beyond what the worker starts with.
 _SPACE = 8 * 2**30
 
@@ -111,6 +116,20 @@ def _png(width, height, *chunks, bits=8, color=0, data=None):
             *(_chunk(b"IDAT", data), _chunk(b"IEND", b"")),
         )
     )
+
+
+def _mended(png):
+    """The same PNG with right checksums, as far as its chunks can be told."""
+    data, place = bytearray(png), 8
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        if end + 4 > len(data):
+            break
+        data[end : end + 4] = struct.pack(
+            ">I", zlib.crc32(data[place + 4 : end])
+        )
+        place = end + 4
+    return bytes(data)
 
 
 def _riff(*chunks):
@@ -328,12 +347,16 @@ def _served(folder):
     return str(folder / "served")
 
 
-def _row(injected, files, folder, worker, say):
-    """Decodes files and counts; returns the row and how many were decoded."""
+def _row(injected, files, folder, worker, say, may_disagree=0):
+    """Decodes files and counts.
+
+    Returns:
+        The row, and how many files the pipeline decoded.
+    """
     counts = dict.fromkeys(
         ("decoded", "refused", "disagreeing", "crashed", "beyond the bounds"), 0
     )
-    seconds = size = 0
+    seconds = size = used = 0
     for name, data in files:
         path = folder / "image"
         path.write_bytes(data)
@@ -351,20 +374,22 @@ def _row(injected, files, folder, worker, say):
         counts[kind] += 1
         if kind not in ("decoded", "refused"):
             say(f"{injected}: {name}: {kind}: {wrong or report['outcomes']}")
+        used += ["the pipeline", "loaded", ""] in report["outcomes"]
         seconds = max(seconds, report["seconds"])
         size = max(size, report["bytes"])
-    bad = [kind for kind in list(counts)[2:] if counts[kind]]
-    return Row(
-        injected,
-        counts,
-        ", ".join(bad),
-        f"at most {seconds:.1f} s, {size >> 20} MB",
-    )
+    allowed = {"disagreeing": may_disagree * sum(counts.values())}
+    bad = [
+        kind for kind in list(counts)[2:] if counts[kind] > allowed.get(kind, 0)
+    ]
+    measured = f"at most {seconds:.1f} s, {size >> 20} MB"
+    return Row(injected, counts, ", ".join(bad), measured), used
 
 
 def rows(full, folder, say):
     """The rows of the scorecard."""
     sound = sound_files()
+    # Else hardly a mutation is seen beyond its checksum.
+    sound["PNG files of right checksums"] = sound["PNG"]
     worker = Worker(command=("faults.images", _served(folder)))
     data = folder / "data" / "test"
     for label in "ab":
@@ -375,6 +400,8 @@ def rows(full, folder, say):
         each = 200 if full else 6
         for seed, content in enumerate(sound[kind]):
             for name, changed in mutations(content, each, seed):
+                if kind == "PNG files of right checksums":
+                    changed = _mended(changed)
                 number = next(count)
                 place = data / "ab"[number % 2] / f"{number}.png"
                 place.write_bytes(changed)
@@ -383,21 +410,24 @@ def rows(full, folder, say):
     try:
         decoded = 0
         for kind in sound:
-            row = _row(
-                f"mutated {kind} files", mutated(kind), folder, worker, say
+            row, used = _row(
+                f"mutated {kind if 'files' in kind else f'{kind} files'}",
+                mutated(kind),
+                folder,
+                worker,
+                say,
+                _MOST_DISAGREEING,
             )
-            decoded += row.outcomes["decoded"]
+            decoded += used
             yield row
-        yield _row(
-            "headers that announce more than 100 million pixels",
-            headers(sound),
-            folder,
-            worker,
-            say,
-        )
-        yield _row(
-            "decompression bombs", bombs(sound, full), folder, worker, say
-        )
+        for injected, files in (
+            (
+                "headers that announce more than 100 million pixels",
+                headers(sound),
+            ),
+            ("decompression bombs", bombs(sound, full)),
+        ):
+            yield _row(injected, files, folder, worker, say)[0]
         report = worker.load(data.parent, 60 * SECONDS)
         seen, good = report.get("seen", 0), report.get("good", 0)
         total = next(count)

@@ -258,7 +258,7 @@ def test_truncated_files_are_refused(files, target, tmp_path, kind):
         refused(target, path, "cut")
 
 
-@pytest.mark.parametrize("kind", ["own", "timm", "keras"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_bit_flips_are_found(files, model, tmp_path, kind):
     """A flipped bit is refused, or was in bytes that carry no value."""
     data = files[kind].read_bytes()
@@ -352,6 +352,16 @@ def test_checksums_of_our_files_are_kept(files):
     assert metadata["format"] == "keras_nfnet"
     assert set(json.loads(metadata["keras_nfnet_checksums"])) == names
     assert "stage2_block1/se_reduce/kernel" in names
+
+
+def test_a_checksum_that_is_gone_is_refused(files, target, tmp_path):
+    import h5py
+
+    path = tmp_path / "w.weights.h5"
+    path.write_bytes(files["keras"].read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["layers/dense/vars/0"].attrs["keras_nfnet_checksum"]
+    refused(target, path, "checksum")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,8 +1,13 @@
 """The published weights: a prepared cache works, offline says what to do."""
 
+import hashlib
 import os
+import pathlib
+import runpy
 import subprocess
 import sys
+import types
+import warnings
 
 import pytest
 from test_weights_haiku import CONFIGS, assert_same, build, filled
@@ -24,6 +29,28 @@ def prepared_cache(folder, file):
     blob.write_bytes(file.read_bytes())
     (snapshot / "model.safetensors").symlink_to(blob)
     return folder
+
+
+def metadata(path, etag=None):
+    """What the hub says of a file."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return types.SimpleNamespace(commit_hash="c" * 40, etag=etag or digest)
+
+
+@pytest.fixture
+def hub_of(monkeypatch):
+    """Puts a file in the place of the hub's."""
+    import huggingface_hub
+
+    def put(path, said=None):
+        for name, function in {
+            "try_to_load_from_cache": lambda *_, **__: None,
+            "get_hf_file_metadata": lambda *_, **__: said or metadata(path),
+            "hf_hub_download": lambda *_, **__: str(path),
+        }.items():
+            monkeypatch.setattr(huggingface_hub, name, function)
+
+    return put
 
 
 @pytest.fixture
@@ -112,10 +139,10 @@ def test_imagenet_loads_timms_file(published, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub,
         "get_hf_file_metadata",
-        lambda url, **kwargs: asked.append(url),
+        lambda url, **kwargs: asked.append(url) or metadata(path),
     )
     monkeypatch.setattr(
-        huggingface_hub, "try_to_load_from_cache", lambda *_: None
+        huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None
     )
     monkeypatch.setitem(module.REPOSITORIES, "tiny", REPO)
     from keras_nfnet.weights.load import load_pretrained, pretrained_path
@@ -132,3 +159,84 @@ def test_imagenet_loads_timms_file(published, monkeypatch):
 def test_imagenet_for_another_network_is_refused():
     with pytest.raises(ValueError, match="no published ImageNet weights"):
         load(build(CONFIGS["one 3x3"]), "imagenet")
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_download_that_was_not_announced_is_removed(
+    tmp_path, hub_of, monkeypatch, pinned
+):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"wrong")
+    said = metadata(path, etag=None if pinned else "a" * 64)
+    if pinned:
+        monkeypatch.setitem(hub.PINNED, REPO, ("c" * 40, "a" * 64))
+    hub_of(path, said)
+    with pytest.raises(OSError, match=f"damaged.*{'a' * 64}.*removed"):
+        hub.published_weights("F0")
+    assert not path.exists()
+
+
+def test_a_pinned_revision_is_the_one_that_is_asked_for(
+    tmp_path, hub_of, monkeypatch
+):
+    import huggingface_hub
+
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"right")
+    hub_of(path)
+    asked = []
+    for name in ("try_to_load_from_cache", "hf_hub_download", "hf_hub_url"):
+        function = getattr(huggingface_hub, name)
+        monkeypatch.setattr(
+            huggingface_hub,
+            name,
+            lambda *args, revision, _function=function, **kwargs: (
+                asked.append(revision)
+                or _function(*args, revision=revision, **kwargs)
+            ),
+        )
+    digest = hashlib.sha256(b"right").hexdigest()
+    monkeypatch.setitem(hub.PINNED, REPO, ("c" * 40, digest))
+    assert hub.published_weights("F0") == str(path)
+    assert asked == ["c" * 40] * 3
+
+
+def test_a_file_that_was_another_at_an_earlier_download_is_told(
+    tmp_path, hub_of, monkeypatch
+):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    path = tmp_path / "model.safetensors"
+    hub_of(path)
+    path.write_bytes(b"first")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        hub.published_weights("F0")
+        hub.published_weights("F0")
+    path.write_bytes(b"second")
+    with pytest.warns(UserWarning, match=f"{REPO}.* is not what it was"):
+        hub.published_weights("F0")
+
+
+def test_what_could_not_be_checked_is_told(tmp_path, hub_of):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"any")
+    hub_of(path, metadata(path, etag="5f3-62a"))
+    with pytest.warns(UserWarning, match="could not be checked"):
+        assert hub.published_weights("F0") == str(path)
+
+
+def test_the_table_of_pins_is_printed_from_the_hub(
+    tmp_path, hub_of, monkeypatch, capsys
+):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"any")
+    hub_of(path)
+    monkeypatch.setattr(sys, "argv", ["pin_hub.py"])
+    tools = pathlib.Path(__file__).parents[1] / "tools"
+    runpy.run_path(str(tools / "pin_hub.py"), run_name="__main__")
+    scope = {}
+    exec(capsys.readouterr().out, scope)
+    said = metadata(path)
+    assert scope["PINNED"] == dict.fromkeys(
+        hub.REPOSITORIES.values(), (said.commit_hash, said.etag)
+    )

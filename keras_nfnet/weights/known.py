@@ -112,7 +112,7 @@ def refuse_other(path, expected):
         advice = f"Remove it ({error.strerror}) and load again"
     raise FileError(
         f"The file {path!r} of the Hugging Face cache is damaged: its "
-        f"SHA-256 is {digest}, the hub announced {expected}. {advice}"
+        f"SHA-256 is {digest}, the published one {expected}. {advice}"
     )
 
 

@@ -30,6 +30,10 @@ def load(model, source, new_head=False):
             top) as it is and load the rest. A model without a classifier
             never takes the file's.
 
+    A file that has no checksum of its own, and none that its publisher
+    announced, is loaded with a `UserWarning` if it has changed since its
+    first load.
+
     Raises:
         ValueError: If the file is damaged, or an entry is missing,
             unexpected, of another shape, or not finite. The model is

@@ -11,6 +11,7 @@ from keras_nfnet.data.preprocessing import (
     evaluation_picture,
     sides,
 )
+from keras_nfnet.utils.arguments import integer
 from keras_nfnet.variants import VARIANTS, variant_named
 
 
@@ -69,10 +70,7 @@ def predict(
         raise ValueError(
             "`pictures` must hold a picture or more. Received: pictures=[]"
         )
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise ValueError(
-            f"`top` must be a whole number above 0. Received: top={top!r}"
-        )
+    top = integer("top", top)
     if isinstance(labels, str | os.PathLike):
         labels = read_labels(labels)
     if str(variant).endswith(".keras"):

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_nfnet.data.preprocessing import sides
+from keras_nfnet.utils.arguments import number
 
 # An example and those that may replace it.
 CANDIDATES = 16
@@ -43,14 +44,9 @@ class CorruptCounter:
     """
 
     def __init__(self, max_share, examples):
-        if isinstance(max_share, bool) or not (
-            isinstance(max_share, int | float) and 0 <= max_share <= 1
-        ):
-            raise ValueError(
-                "`max_corrupt` must be a fraction in [0, 1], such as 0.1. "
-                f"Received: max_corrupt={max_share!r}"
-            )
-        self.max_share = max_share
+        self.max_share = number(
+            "max_corrupt", max_share, lambda v: 0 <= v <= 1, "in [0, 1]"
+        )
         self.seen = self.broken = 0
         self.names = []
         self._unlabelled = ""

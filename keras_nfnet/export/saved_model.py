@@ -301,10 +301,7 @@ def runner(path):
 
 
 def _check_place(directory, overwrite):
-    if not isinstance(directory, str | os.PathLike) or not str(directory):
-        raise ValueError(
-            f"`directory` must be a path. Received: directory={directory!r}"
-        )
+    arguments.path("directory", directory, "the path of a directory")
     directory = place(directory)
     if os.path.isdir(directory):
         entries = os.listdir(directory)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 
+from keras_nfnet.utils import arguments
 from keras_nfnet.utils.files import place, scratch_folder
 
 
@@ -17,11 +18,8 @@ def check_file(path, overwrite, ending):
     Raises:
         ValueError: Saying what is wrong with the place.
     """
-    if not isinstance(path, str | os.PathLike) or not str(path):
-        raise ValueError(
-            f"`path` must be the path of a file, such as 'nfnet{ending}'. "
-            f"Received: path={path!r}"
-        )
+    example = f"the path of a file, such as 'nfnet{ending}'"
+    arguments.path("path", path, example)
     if os.path.isdir(path) or str(path).endswith((os.sep, os.altsep or "/")):
         raise ValueError(
             f"`path` must be a file, such as 'nfnet{ending}', not a folder. "

@@ -229,7 +229,8 @@ def array(name, value):
 
 def path(name, value, expected="the path of a file"):
     """Returns a path as the caller gave it, or refuses the value."""
-    if not isinstance(value, str | os.PathLike) or not str(value):
+    is_path = isinstance(value, str | os.PathLike)
+    if not is_path or not str(value) or "\0" in str(value):
         refuse(name, value, expected)
     return value
 

@@ -9,6 +9,7 @@ import stat
 
 import numpy as np
 
+from keras_nfnet.utils import arguments
 from keras_nfnet.weights import known, layouts
 from keras_nfnet.weights.bounds import check_size, one_line
 from keras_nfnet.weights.check import Entry, WeightsFileError
@@ -76,18 +77,7 @@ def shapes_in(contents):
 
 def path_of(source, argument="weights"):
     """A path as a string; refuses what is no path."""
-    if not isinstance(source, str | os.PathLike):
-        raise ValueError(
-            f"`{argument}` must be the path of a file. "
-            f"Received: {argument}={source!r}"
-        )
-    path = os.fspath(source)
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError(
-            f"`{argument}` must be the path of a file. "
-            f"Received: {argument}={path!r}"
-        )
-    return path
+    return os.fspath(arguments.path(argument, source))
 
 
 @contextlib.contextmanager

@@ -174,12 +174,14 @@ class Call:
         kinds: `{argument: Kind}` of those that are tried.
         costs: Whether an accepted call costs seconds: no value of
             hypothesis is then drawn, and no right one tried.
+        is_slow: Whether a refused one does, too.
     """
 
     function: object
     given: dict
     kinds: dict
     costs: bool = False
+    is_slow: bool = False
 
     def __call__(self, **changed):
         with contextlib.redirect_stdout(io.StringIO()):
@@ -608,6 +610,7 @@ def _data(folder):
             {"name": "nf_digits", "split": "test", "data_dir": str(folder)},
             {key: batches[key] for key in ("name", "split", "data_dir")},
             costs=True,
+            is_slow=True,
         ),
         "training_dataset": Call(
             _pipeline("training_dataset"),
@@ -621,12 +624,14 @@ def _data(folder):
                 "shard": Kind((3, (1,), (2, 2), (0, 3), (0.5, 2), "ab", None)),
             },
             costs=True,
+            is_slow=True,
         ),
         "evaluation_dataset": Call(
             _pipeline("evaluation_dataset"),
             {**source, "size": 32, "batch_size": 8},
             {**batches, "margin": Kind((-1, 1.5, *_NO_NUMBERS))},
             costs=True,
+            is_slow=True,
         ),
     }
 
@@ -897,7 +902,7 @@ def rows(full, folder, say):
     by_table, by_drawing = collections.Counter(), collections.Counter()
     numpy_numbers = collections.Counter()
     for name, call in table(folder).items():
-        if call.costs and not full:
+        if call.is_slow and not full:
             continue
         for argument, kind in call.kinds.items():
             results = [

@@ -8,11 +8,11 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_nfnet.export.classifier import ends_in_logits
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.request import checked_request, prepared, silent
 from keras_nfnet.export.staging import writing
+from keras_nfnet.models.output import activation_of
 from keras_nfnet.utils.files import staged
 
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
@@ -133,7 +133,7 @@ def to_tflite(
         is_open=None in sides,
         # A single sigmoid unit has two labels.
         has_labels=len(labels) == model.outputs[0].shape[-1],
-        is_probability=bool(labels) and not ends_in_logits(model),
+        is_probability=activation_of(model) in ("softmax", "sigmoid"),
     )
     with staged(path) as new:
         with writing("path", path):

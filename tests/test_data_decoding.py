@@ -463,7 +463,7 @@ def test_what_is_cut_short_missing_or_no_file_is_refused(tmp_path):
         decode_picture(tmp_path / "nothing.png")
     with pytest.raises(ValueError, match="directory.*" + tmp_path.name):
         decode_picture(str(tmp_path))
-    with pytest.raises(ValueError, match="Received: 3"):
+    with pytest.raises(ValueError, match="Received: source=3"):
         decode_picture(3)
 
 

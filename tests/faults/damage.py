@@ -147,10 +147,10 @@ def _kinds(model):
         "a .keras file": _Kind(
             lambda model, path: model.save(path), _load_keras, "m.keras"
         ),
-        "timm's .safetensors in the hub's cache": _Kind(
+        "a stand-in for timm's .safetensors in the hub's cache": _Kind(
             _foreign_safetensors("float32"), weights, blob, published=True
         ),
-        "DeepMind's published pickle": _Kind(
+        "a stand-in for DeepMind's published pickle": _Kind(
             _foreign_pickle, weights, "F0_haiku.npz", published=True
         ),
         "a foreign pickle": _Kind(_foreign_pickle, weights, checksum=False),

@@ -201,7 +201,10 @@ def test_the_one_before_a_damaged_one_is_used_with_a_warning(tmp_path, damage):
         assert_same(found.arrays, state(1, 9))
         # Training goes on below the damaged one, and past it.
         checkpoints.save(1, state(1, 9))
-        checkpoints.save(2, state(2, 9)) if newest.is_file() else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of a directory, moved aside.
+            checkpoints.save(2, state(2, 9))
+        assert checkpoints.restore().step == 2
         checkpoints.save(3, state(3, 9))
     assert restore_quietly(tmp_path).step == 3
 

@@ -30,6 +30,8 @@ class DataInfo:
             TFDS do not store it.
         left_out: One line on each kind of files that are left out, and why.
         corrupt: The pipeline's `CorruptCounter`; `None` without pipeline.
+        files: A function that gives `(name, path)` of each file with
+            examples, in their order; `None` where there are no files.
     """
 
     name: str
@@ -41,6 +43,9 @@ class DataInfo:
     left_out: tuple = ()
     corrupt: CorruptCounter | None = dataclasses.field(
         default=None, compare=False
+    )
+    files: Callable | None = dataclasses.field(
+        default=None, compare=False, repr=False
     )
 
     def steps(self, batch_size):
@@ -121,6 +126,7 @@ def open_source(name, split, data_dir=None):
 
 def _folder_source(root, split):
     found = folder.find_images(root, split)
+    home = os.path.expanduser(root)
     info = DataInfo(
         name=str(root),
         split=split,
@@ -129,11 +135,14 @@ def _folder_source(root, split):
         label_names=found.classes,
         counts=tuple(np.bincount(found.labels, minlength=len(found.classes))),
         left_out=found.left_out,
+        files=lambda: [
+            (name, os.path.join(home, name)) for name in found.names
+        ],
     )
     # As bytes: names of files need not be UTF-8.
     names = tf.constant([os.fsencode(name) for name in found.names])
     labels = tf.constant(found.labels, tf.int64)
-    root = os.fsencode(os.path.join(os.path.expanduser(root), ""))
+    root = os.fsencode(os.path.join(home, ""))
 
     def read(number, _):
         return tf.io.read_file(root + names[number]), labels[number]
@@ -170,6 +179,7 @@ def _tfds_source(name, split, data_dir):
         examples=data.examples,
         classes=len(data.label_names),
         label_names=data.label_names,
+        files=data.files,
     )
     return Source(info, data.in_order(), data.stream, data.read, data.name_of)
 

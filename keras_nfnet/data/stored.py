@@ -1,6 +1,7 @@
 """Data sets that TFDS has written: what they hold, and how they are read."""
 
 import difflib
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -57,6 +58,17 @@ class StoredSplit:
             {key: builder.info.features[key] for key in ("image", "label")}
         )
         self._decoders = {"image": tfds.decode.SkipDecoding()}
+
+    def files(self):
+        """`(name, path)` of each part of a file, in order.
+
+        Names say which of the file's examples are in the split.
+        """
+        parts = zip(self._paths, self._skips, self._lengths, strict=True)
+        return [
+            (f"{os.path.basename(path)}[{skip}:{skip + take}]", path)
+            for path, skip, take in parts
+        ]
 
     def in_order(self):
         """All examples in the files' order, as `Source.examples`."""

@@ -12,7 +12,7 @@ from keras_nfnet.models.skipped_steps import skipped_steps
 from keras_nfnet.training.ema import ema_model
 from keras_nfnet.training.state import restore_state, state_of
 from keras_nfnet.training.stop import TrainingDiverged, TrainingStopped
-from keras_nfnet.weights.atomic import replacing
+from keras_nfnet.utils.files import replacing
 
 # Steps between two looks at the logs, each of which waits for the device.
 _LOOK_EVERY = 10

@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import os
 import re
+import secrets
 import warnings
 import weakref
 
 import numpy as np
 
 from keras_nfnet.training import checkpoint_file
-from keras_nfnet.weights.atomic import replacing
+from keras_nfnet.utils.files import replacing
 from keras_nfnet.weights.check import WeightsFileError
 
 try:
@@ -186,6 +187,8 @@ class Checkpoints:
             )
         self._remove_left_overs()
         path = os.path.join(self.directory, _NAME.format(step))
+        if os.path.isdir(path):
+            _move_aside(path)
         with replacing(path) as temporary:
             checkpoint_file.write(temporary, head, arrays)
         self._damaged.discard(path)
@@ -282,6 +285,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         after_in_child=lambda: [holder.release() for holder in list(_HOLDERS)]
     )
+
+
+def _move_aside(path):
+    """Renames a directory that is in the place of a checkpoint."""
+    aside = f"{path}.{secrets.token_hex(3)}"
+    with contextlib.suppress(OSError):
+        os.rename(path, aside)
+        warnings.warn(
+            f"A directory was in the place of the checkpoint {path!r}; it is "
+            f"now {aside!r}.",
+            stacklevel=3,
+        )
 
 
 def _make_directory(directory):

@@ -6,8 +6,14 @@ import re
 
 import keras
 
+from keras_nfnet.data.fingerprint import difference, fingerprint
 from keras_nfnet.training.checkpoint import Checkpoints
-from keras_nfnet.training.recipe_file import read_recipe, write_recipe
+from keras_nfnet.training.recipe_file import (
+    from_toml,
+    read_recipe,
+    to_toml,
+    write_recipe,
+)
 from keras_nfnet.training.results import write_results
 
 _RECIPE = "recipe.toml"
@@ -35,6 +41,7 @@ class RunDirectory:
     def __init__(self, path, recipe, chief=True):
         self.path = None if path is None else os.path.abspath(path)
         self.metadata = {"backend": keras.backend.backend()}
+        self._knows_recipe = False
         self._recipe = recipe
         self._chief = chief
         self._checkpoints = None
@@ -51,13 +58,15 @@ class RunDirectory:
                 "`directory` must be a folder, or a place for a new one. "
                 f"Received: directory={str(path)!r}, which is a file"
             )
-        self._refuse_another_recipe()
+        recipe = os.path.join(self.path, _RECIPE)
+        self._knows_recipe = os.path.exists(recipe)
+        if self._knows_recipe:
+            self._refuse_another_recipe(read_recipe(recipe), self.path)
         self._checkpoints = Checkpoints(os.path.join(self.path, "checkpoints"))
 
     def __enter__(self):
         if self._checkpoints is not None and self._chief:
             self._checkpoints.acquire()
-            write_recipe(self._recipe, os.path.join(self.path, _RECIPE))
         return self
 
     def __exit__(self, *_):
@@ -76,19 +85,57 @@ class RunDirectory:
             return None
         return os.path.join(self.path, "log.csv")
 
-    def restore(self):
-        """The checkpoint to go on from, or `None`."""
+    def restore(self, data):
+        """The checkpoint to go on from, or `None`.
+
+        Writes the recipe, once nothing speaks against going on.
+
+        Args:
+            data: The `DataInfo` of the data, `{"training": …,
+                "evaluation": …}`.
+
+        Raises:
+            ValueError: If the checkpoint is of another recipe, backend or
+                data.
+        """
         if self._checkpoints is None:
             return None
+        data = {name: fingerprint(info) for name, info in data.items()}
+        self.metadata.update(recipe=to_toml(self._recipe), data=data)
         checkpoint = self._checkpoints.restore()
-        backend = keras.backend.backend()
-        if checkpoint and checkpoint.metadata["backend"] != backend:
-            raise ValueError(
-                f"The run in {self.path!r} is on the "
-                f"{checkpoint.metadata['backend']} backend; go on with that, "
-                f"or use another directory. Received: the {backend} backend"
-            )
+        if checkpoint is not None:
+            self._refuse(checkpoint, data)
+        if self._chief:
+            write_recipe(self._recipe, os.path.join(self.path, _RECIPE))
         return checkpoint
+
+    def _refuse(self, checkpoint, data):
+        """Refuses to go on from a checkpoint of another run."""
+        metadata = checkpoint.metadata
+        backend = keras.backend.backend()
+        if metadata["backend"] != backend:
+            raise ValueError(
+                f"The run in {self.path!r} is on the {metadata['backend']} "
+                "backend; go on with that, or use another directory. "
+                f"Received: the {backend} backend"
+            )
+        if "recipe" in metadata:
+            there = from_toml(metadata["recipe"], repr(checkpoint.path))
+            self._refuse_another_recipe(there, checkpoint.path)
+        elif not self._knows_recipe:
+            raise ValueError(
+                f"The checkpoint {checkpoint.path!r} does not say of which "
+                f"recipe it is, and there is no {_RECIPE}; use another "
+                f"directory. Received: directory={self.path!r}"
+            )
+        for name, before in metadata.get("data", {}).items():
+            different = difference(before, data[name])
+            if different:
+                raise ValueError(
+                    f"The {name} data of the run in {self.path!r} were "
+                    "others; go on with those, or use another directory. "
+                    f"Received: {different}"
+                )
 
     def callbacks(self):
         """TensorBoard's, where it is installed."""
@@ -120,11 +167,7 @@ class RunDirectory:
         }
         write_results(self.path, result, summary, self._recipe)
 
-    def _refuse_another_recipe(self):
-        path = os.path.join(self.path, _RECIPE)
-        if not os.path.exists(path):
-            return
-        there = read_recipe(path)
+    def _refuse_another_recipe(self, there, path):
         different = [
             field.name
             for field in dataclasses.fields(there)
@@ -138,6 +181,6 @@ class RunDirectory:
                 for name in different
             )
             raise ValueError(
-                f"Another recipe runs in {self.path!r}; use another "
+                f"Another recipe runs in {path!r}; use another "
                 f"directory. Received: {values}"
             )

@@ -6,7 +6,7 @@ import tomllib
 import typing
 
 from keras_nfnet.training.recipe import Recipe
-from keras_nfnet.weights.atomic import replacing
+from keras_nfnet.utils.files import replacing
 
 # TOML has no null.
 _NONE = "none"

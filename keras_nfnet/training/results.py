@@ -5,7 +5,7 @@ import os
 
 from keras_nfnet.data.description import description
 from keras_nfnet.weights import save
-from keras_nfnet.weights.atomic import replacing
+from keras_nfnet.utils.files import replacing
 
 MODEL = "model.keras"
 EMA_MODEL = "ema_model.keras"

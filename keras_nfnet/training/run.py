@@ -105,8 +105,8 @@ def train(
         and `loss` on the test split, and more.
 
     Raises:
-        ValueError: If the recipe does not fit the data, the devices or the
-            run in `directory`.
+        ValueError: If the recipe does not fit the data or the devices, or
+            the run in `directory` is of another recipe or other data.
         TrainingDiverged: If a weight is not finite, or too many steps were
             skipped; a `ValueError` of `keras_nfnet.training.stop`.
         TrainingStopped: After SIGTERM or SIGINT, once all is saved; of the
@@ -189,10 +189,10 @@ def _train(
     from keras_nfnet.training.stop import SignalFlag
 
     batch_size = batch_of_one_step(recipe)
-    checkpoint = run.restore()
-    step = checkpoint.step if checkpoint else 0
     info, steps = data.info, data.steps
     evaluation, test_info = evaluation
+    checkpoint = run.restore({"training": info, "evaluation": test_info})
+    step = checkpoint.step if checkpoint else 0
     if verbose and engine.chief:
         print(info.summary(), test_info.summary(), sep="\n")
 

@@ -1,5 +1,6 @@
 """Writing weights: our own formats, timm's and DeepMind's."""
 
+import io
 import json
 import pickle
 
@@ -119,10 +120,14 @@ def _write_h5(arrays, path):
 
     _refuse_infinite(arrays)
     names = KERAS_H5.names(arrays)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    # In memory: where the disk is full, HDF5 would end the process.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         for key, array in arrays.items():
             dataset = file.create_dataset(names[key], data=array)
             dataset.attrs[CHECKSUM] = checksum_of(array)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content.getbuffer())
 
 
 def _write_pickle(arrays, path):

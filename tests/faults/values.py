@@ -354,9 +354,9 @@ def in_process(backend, replicas, configurations):
 def rows(full, folder, say):
     """The rows of the scorecard."""
     chosen = CONFIGURATIONS if full else SHORT
-    for (backend, replicas), group in itertools.groupby(
-        sorted(chosen, key=lambda c: (c[0] == "jax", c[2])),
-        key=lambda c: (c[0], c[2]),
+    # Several strategies in one process get in each other's way.
+    for (backend, replicas, _), group in itertools.groupby(
+        chosen, key=lambda c: (c[0], c[2], c if c[2] > 1 else None)
     ):
         wanted = [(c[1], c[2], c[3]) for c in group]
         if not full and backend == "tensorflow":

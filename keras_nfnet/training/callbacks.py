@@ -20,6 +20,10 @@ _LOOK_EVERY = 10
 _WINDOW = 100
 
 
+class _Interrupted(Exception):
+    """A signal came within an evaluation."""
+
+
 class EvaluateEachEpoch(keras.callbacks.Callback):
     """Adds `val_…` to an epoch's logs, and `ema_val_…` for the average.
 
@@ -28,10 +32,15 @@ class EvaluateEachEpoch(keras.callbacks.Callback):
         dataset: The batches to evaluate on.
         with_average: Whether the optimizer keeps an average.
         progress: A function that wraps batches, or `None`.
+        track: The run's `KeepTrack`, which a signal tells to stop within an
+            evaluation; `None` lets evaluations end.
     """
 
-    def __init__(self, evaluation, dataset, with_average, progress=None):
+    def __init__(
+        self, evaluation, dataset, with_average, progress=None, track=None
+    ):
         super().__init__()
+        self._track = track
         self._make = evaluation
         self._dataset = dataset
         self._with_average = with_average
@@ -40,20 +49,30 @@ class EvaluateEachEpoch(keras.callbacks.Callback):
         self.average = None
 
     def on_epoch_end(self, epoch, logs=None):
-        logs.update(self.evaluate())
+        try:
+            logs.update(self.evaluate(self._stoppable))
+        except _Interrupted:
+            self._track.stop_before_evaluation(logs)
 
-    def evaluate(self):
+    def _stoppable(self, batches):
+        for batch in self._progress(batches) if self._progress else batches:
+            if self._track is not None and self._track.is_told_to_stop:
+                raise _Interrupted
+            yield batch
+
+    def evaluate(self, progress=None):
         """`{"val_loss": …, "ema_val_loss": …}` of the model as it is."""
-        logs = self._evaluate(self.model, "val")
+        progress = progress or self._progress
+        logs = self._evaluate(self.model, "val", progress)
         if self._with_average:
             self.average = ema_model(self.model, into=self.average)
-            logs.update(self._evaluate(self.average, "ema_val"))
+            logs.update(self._evaluate(self.average, "ema_val", progress))
         return logs
 
-    def _evaluate(self, model, prefix):
+    def _evaluate(self, model, prefix, progress):
         if prefix not in self._evaluations:
             self._evaluations[prefix] = self._make(model)
-        logs = self._evaluations[prefix](self._dataset, self._progress)
+        logs = self._evaluations[prefix](self._dataset, progress)
         return {f"{prefix}_{name}": value for name, value in logs.items()}
 
 
@@ -84,6 +103,8 @@ class KeepTrack(keras.callbacks.Callback):
     Attributes:
         step: Steps made since the run began, in whichever process.
         history: One `{name: value}` for each whole epoch.
+        unevaluated: The logs of an epoch whose evaluation was interrupted,
+            or `None`.
         ended: Whether the run was over before it was resumed.
     """
 
@@ -106,6 +127,8 @@ class KeepTrack(keras.callbacks.Callback):
         self._keeps = keeps
         self._checkpoints = checkpoints
         self._alone = workers == 1
+        # One of several workers waits for the others.
+        flag.stepped = not self._alone
         self._metadata = metadata
         self._save_every = save_every
         self._flag = flag
@@ -118,6 +141,7 @@ class KeepTrack(keras.callbacks.Callback):
         self.step = checkpoint.step if checkpoint else 0
         self.history = metadata.get("history", [])
         self.ended = metadata.get("ended", False)
+        self.unevaluated = metadata.get("unevaluated")
 
     def on_train_begin(self, logs=None):
         if not self._looks:
@@ -133,6 +157,7 @@ class KeepTrack(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
+        self._flag.stepped = True
         due = self._keeps and self.step % self._save_every == 0
         stopped = self._flag.number is not None and (self._alone or due)
         if stopped or due or self.step % _LOOK_EVERY == 0:
@@ -143,17 +168,39 @@ class KeepTrack(keras.callbacks.Callback):
             self._stop_if_told()
 
     def on_epoch_end(self, epoch, logs=None):
+        self._refuse_epoch(logs)
+        self.end_epoch(logs, ended=self.model.stop_training)
+        self._stop_if_told()
+
+    def end_epoch(self, logs, ended=False):
+        """Keeps the logs of a whole epoch, and saves."""
+        self.unevaluated = None
+        self.history.append(_plain(logs))
+        self._save(ended)
+        if self._log:
+            write_log(self._log, self.history)
+
+    @property
+    def is_told_to_stop(self):
+        """Whether the run can and shall stop where it is."""
+        return self._flag.number is not None and self._alone
+
+    def stop_before_evaluation(self, logs):
+        """Saves the end of an epoch that is not evaluated yet, and stops.
+
+        Raises:
+            TrainingStopped: Always.
+        """
+        self._refuse_epoch(logs)
+        self.unevaluated = _plain(logs)
+        self._save()
+        self._stop_if_told()
+
+    def _refuse_epoch(self, logs):
         self._refuse_skips(logs)
         self.refuse_weights()
         if not math.isfinite(float(logs["loss"])):
             raise self._diverged("no step of the epoch had a finite loss")
-        self.history.append(
-            {name: _finite_or_none(value) for name, value in logs.items()}
-        )
-        self._save(ended=self.model.stop_training)
-        if self._log:
-            write_log(self._log, self.history)
-        self._stop_if_told()
 
     def save_the_end(self):
         """Saves the weights as the last callback left them."""
@@ -190,6 +237,8 @@ class KeepTrack(keras.callbacks.Callback):
             metadata = {**self._metadata, "history": self.history}
             if ended:
                 metadata["ended"] = True
+            if self.unevaluated is not None:
+                metadata["unevaluated"] = self.unevaluated
             self._checkpoints.save(self.step, arrays, metadata)
 
     def _refuse_skips(self, logs):
@@ -228,6 +277,11 @@ def write_log(path, history):
                 writer.writerow({"epoch": epoch, **row})
 
 
+def _plain(logs):
+    """Logs as JSON can hold them."""
+    return {name: _finite_or_none(value) for name, value in logs.items()}
+
+
 def _finite_or_none(value):
-    value = float(value)
+    value = float("nan" if value is None else value)
     return value if math.isfinite(value) else None

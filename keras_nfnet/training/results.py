@@ -4,8 +4,8 @@ import json
 import os
 
 from keras_nfnet.data.description import description
-from keras_nfnet.weights import save
 from keras_nfnet.utils.files import replacing
+from keras_nfnet.weights import save
 
 MODEL = "model.keras"
 EMA_MODEL = "ema_model.keras"

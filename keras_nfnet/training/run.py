@@ -206,14 +206,6 @@ def _train(
         restore_state(model, checkpoint.arrays, batch=(images, labels))
 
     flag = SignalFlag()
-    evaluate = EvaluateEachEpoch(
-        lambda model: Evaluation(model, engine, batch_size),
-        evaluation,
-        with_average=recipe.ema_decay is not None,
-        progress=progress_bar(test_info.examples, batch_size)
-        if verbose
-        else None,
-    )
     track = KeepTrack(
         steps,
         run.path is not None,
@@ -226,6 +218,15 @@ def _train(
         run.log,
         recipe.max_skipped_steps,
         recipe.gradient_accumulation_steps or 1,
+    )
+    evaluate = EvaluateEachEpoch(
+        lambda model: Evaluation(model, engine, batch_size),
+        evaluation,
+        with_average=recipe.ema_decay is not None,
+        progress=progress_bar(test_info.examples, batch_size)
+        if verbose
+        else None,
+        track=track,
     )
     report = _ReportCorrupt(data, test_info.corrupt, verbose)
     own = [evaluate, *callbacks, *run.callbacks(), track, report]
@@ -242,6 +243,11 @@ def _train(
         )
 
     with flag.watching(), data.errors():
+        if track.unevaluated is not None:
+            # A signal stopped the run within the evaluation of an epoch.
+            evaluate.set_model(model)
+            track.set_model(model)
+            track.end_epoch({**track.unevaluated, **evaluate.evaluate()})
         total = recipe.epochs * steps
         epoch, behind = divmod(step, steps)
         ended = track.ended

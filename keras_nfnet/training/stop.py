@@ -1,6 +1,7 @@
 """Ways in which a run ends before its last step."""
 
 import contextlib
+import os
 import signal
 import threading
 
@@ -32,15 +33,26 @@ class TrainingDiverged(ValueError):
     """A weight is not finite, or too many steps were skipped."""
 
 
+def _say(line):
+    """Writes a line to the console, from within a signal handler."""
+    # `print` fails where the signal interrupted another `print`.
+    with contextlib.suppress(OSError):
+        os.write(2, f"keras-nfnet: {line}\n".encode())
+
+
 class SignalFlag:
     """Remembers SIGTERM and SIGINT until a step has ended.
 
     Attributes:
         number: The signal that came, or `None`.
+        stepped: Whether a step was made, which is to be saved. A signal
+            before the first one, which may take minutes to compile, acts as
+            usual.
     """
 
     def __init__(self):
         self.number = None
+        self.stepped = False
 
     @contextlib.contextmanager
     def watching(self):
@@ -57,9 +69,15 @@ class SignalFlag:
         before = {}
 
         def remember(number, _frame):
-            self.number = number
             for caught, handler in before.items():
                 signal.signal(caught, handler)
+            name = signal.Signals(number).name
+            if self.stepped:
+                self.number = number
+                _say(f"{name}: the run saves its state after this step")
+            else:
+                _say(f"{name}: the run ends at once; it has made no new step")
+                os.kill(os.getpid(), number)
 
         for caught in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(caught) is not None:

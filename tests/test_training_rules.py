@@ -1,6 +1,7 @@
 """What a run does with skipped steps, callbacks, classifiers and signals."""
 
 import json
+import os
 import signal
 
 import keras
@@ -13,8 +14,13 @@ import keras_nfnet
 from keras_nfnet import NFNet, NFNetConfig, Recipe
 from keras_nfnet.cli import main
 from keras_nfnet.predict import predict
+from keras_nfnet.training.checkpoint import Checkpoints
 from keras_nfnet.training.recipe_file import write_recipe
-from keras_nfnet.training.stop import SignalFlag, TrainingDiverged
+from keras_nfnet.training.stop import (
+    SignalFlag,
+    TrainingDiverged,
+    TrainingStopped,
+)
 
 CONFIG = NFNetConfig((16,), (1,), group_width=8)
 RECIPE = Recipe(
@@ -197,3 +203,45 @@ def test_one_sigmoid_unit_goes_the_whole_way(tmp_path, capsys):
     assert served["classes"].numpy()[0].tolist() == [b"light", b"dark"]
     assert served["probabilities"].shape == (1, 2)
     np.testing.assert_allclose(served["probabilities"].numpy().sum(), 1)
+
+
+class SignalsIn(keras.callbacks.Callback):
+    """Sends SIGTERM within the evaluation of the first epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_stops_an_evaluation_and_loses_nothing(tmp_path, capfd):
+    # A signal in the last step of an epoch is seen in the evaluation.
+    for options in ({}, {"callbacks": [SignalsIn()]}):
+        directory = tmp_path / ("stopped" if options else "undisturbed")
+        if options:
+            with pytest.raises(TrainingStopped, match="step 6, which is saved"):
+                train(RECIPE, directory, **options)
+            assert "SIGTERM: the run saves its state" in capfd.readouterr().err
+            checkpoint = Checkpoints(directory / "checkpoints").restore()
+            assert checkpoint.metadata["history"] == []
+            assert "val_loss" not in checkpoint.metadata["unevaluated"]
+        train(RECIPE, directory)
+    one, other = (
+        (tmp_path / name / "log.csv").read_text()
+        for name in ("undisturbed", "stopped")
+    )
+    assert one == other and one.count("\n") == 3
+
+
+def test_another_recipe_and_other_data_are_refused(tmp_path):
+    folder = pictures(tmp_path)
+    recipe = RECIPE.replace(data=folder, epochs=1, evaluation_margin=0)
+    run = tmp_path / "run"
+    keras_nfnet.train(recipe, run, verbose=0)
+    (run / "recipe.toml").unlink()
+    with pytest.raises(ValueError, match="Another recipe.*seed=1 in place of"):
+        keras_nfnet.train(recipe.replace(seed=1), run, verbose=0)
+    assert not (run / "recipe.toml").exists()
+    picture = next((tmp_path / "data" / "dark").iterdir())
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match="data of the run.*were others"):
+        keras_nfnet.train(recipe, run, verbose=0)

@@ -250,6 +250,19 @@ def faults():
                 f"(Orbax: {engines['orbax'][kind]['silent']})",
             )
         )
+    served = read("faults/serving.json")["rows"][0]
+    came = served["outcomes"]
+    right = sum(n for name, n in came.items() if name.startswith("right"))
+    refused = came["junk refused"]
+    body.append(
+        (
+            "[requests to a served model, 8 clients, 1% junk, a version "
+            "swapped](docs/reliability.md)",
+            f"{right:,} right, {refused:,} junk ones refused, "
+            f"{sum(came.values()) - right - refused} otherwise; "
+            f"{served['measured']}",
+        )
+    )
     return rows(("", ""), body)
 
 

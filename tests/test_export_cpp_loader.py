@@ -25,6 +25,8 @@ pytestmark = pytest.mark.tensorflow
 FLOAT, STRING = 1, 7
 # sizeof(TF_TString).
 STRING_SIZE = 24
+# Of pixels that a network of 32×32 RGB does not take.
+OTHER_SHAPES = [(1, 31, 32, 3), (1, 64, 64, 3), (1, 32, 32, 1), (32, 32, 3)]
 
 
 class Output(ctypes.Structure):
@@ -161,6 +163,11 @@ def run_by_cpp(folder):
         loader.run(by_bytes, np.array([pictures[0], b"junk"], object))
     except RuntimeError as error:
         answers["code of junk"] = error.args[0]
+    for shape in OTHER_SHAPES:
+        try:
+            loader.run(serve, np.zeros(shape, "float32"))
+        except RuntimeError as error:
+            answers[f"code of {shape}"] = error.args[0]
     answers["after junk"] = loader.run(by_bytes, np.array(pictures, object))
     answers["python's tensorflow"] = "tensorflow" in sys.modules
     (folder / "answers.json").write_text(json.dumps(answers))
@@ -219,6 +226,8 @@ def test_the_cpp_loader_runs_every_signature(tmp_path):
     )
     # TensorFlow's INVALID_ARGUMENT; the same session goes on after it.
     assert answers["code of junk"] == 3
+    for shape in OTHER_SHAPES:
+        assert answers.get(f"code of {shape}") == 3, shape
     assert answers["after junk"] == answers["bytes"]
     by_bytes = answers["bytes"]
     assert np.shape(by_bytes["classes"]) == (2, 5)

@@ -47,15 +47,14 @@ def serving_signatures(
         image = graph.decode(encoded)
         return graph.evaluation_view(image, size, margin)
 
+    shape = (None, *model.inputs[0].shape[1:])
+
     @tf.function(
-        input_signature=[
-            tf.TensorSpec(
-                (None, *model.inputs[0].shape[1:]), tf.float32, name="images"
-            )
-        ]
+        input_signature=[tf.TensorSpec(shape, tf.float32, name="images")]
     )
     def serve_images(images):
-        return answered(images)
+        # TensorFlow Serving does not compare shapes with the signature's.
+        return answered(tf.ensure_shape(images, shape))
 
     @tf.function(
         input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")]

@@ -241,8 +241,8 @@ def load(server, count, seconds, good, junk, own, swap):
                 if share >= 0.5 and not swapped.is_set():
                     swapped.set()
                     swap()
-            # Until the swap is seen, however long it takes to load.
-            seen = any("version 2" in outcome for outcome in counts)
+                # Until the swap is seen, however long it takes to load.
+                seen = any("version 2" in outcome for outcome in counts)
             if share >= 1:
                 if seen or spent >= 10 * seconds:
                     return

@@ -174,6 +174,7 @@ def refused_forms():
     gray = encode(photo.convert("L"), "BMP")
     webp = encode(photo, "WEBP")
     gif = encode(photo.quantize(4), "GIF")
+    png = encode(photo, "PNG")
     jpeg = encode(photo, "JPEG", progressive=True)
     scan = jpeg.rindex(b"\xff\xda")
     return {
@@ -187,10 +188,15 @@ def refused_forms():
         "16-bit bmp": (gray[:28] + b"\x10" + gray[29:], "BMP"),
         "old bmp": (gray[:14] + b"\x0c" + gray[15:], "BMP"),
         "bmp of too many colors": (gray[:46] + b"\1\1" + gray[48:], "BMP"),
-        "jpeg of many scans": (jpeg[:scan] + jpeg[scan:-2] * 100, "JPEG"),
+        "jpeg of many scans": (
+            jpeg[:scan] + jpeg[scan:-2] * 100 + jpeg[-2:],
+            "JPEG.*100 scans",
+        ),
         "gif of many blocks": (gif[:13] + b"!\xfe\1a\0" * 1001, "GIF"),
         "webp of many chunks": (webp[:12] + b"abcd\0\0\0\0" * 1001, "WebP"),
         "png of an unknown chunk": (png_with(b"ABCD", b""), "PNG"),
+        # The checksum behind the pixels: Pillow does not look at it.
+        "png of a damaged chunk": (png[:-13] + b"\0" + png[-12:], "PNG"),
         **{
             f"cut {name}": (content[: len(content) * 2 // 3], "cut|trunc")
             for name, content in {"gif": gif, "bmp": gray, "webp": webp}.items()

@@ -161,6 +161,12 @@ def test_imagenet_for_another_network_is_refused():
         load(build(CONFIGS["one 3x3"]), "imagenet")
 
 
+def test_a_download_that_another_process_removed(tmp_path, hub_of):
+    hub_of(tmp_path / "gone", types.SimpleNamespace(etag="a" * 64))
+    with pytest.raises(ValueError, match="gone.*load again"):
+        hub.published_weights("F0")
+
+
 @pytest.mark.parametrize("pinned", [False, True])
 def test_a_download_that_was_not_announced_is_removed(
     tmp_path, hub_of, monkeypatch, pinned

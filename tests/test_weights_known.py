@@ -143,6 +143,28 @@ def test_what_cannot_be_noted_keeps_nobody_from_loading(
     assert os.listdir(home) == [record.name]
 
 
+def test_names_that_are_not_utf8(model, tmp_path, home):
+    path = os.path.join(tmp_path, os.fsdecode(b"w\xff"))
+    foreign("deepmind", tmp_path / "w", model)
+    os.rename(tmp_path / "w", path)
+    load(build(), path)
+    (record,) = home.iterdir()
+    assert json.loads(record.read_text())["file"] == path
+
+
+def test_a_file_that_goes_away_while_it_is_loaded(model, tmp_path, monkeypatch):
+    path = tmp_path / "w"
+    foreign("deepmind", path, model)
+    monkeypatch.setattr(
+        known, "digest_of", lambda *_: open(tmp_path / "gone", "rb")
+    )
+    target = build()
+    before = to_haiku_tree(target)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load(target, path)
+    assert_same(to_haiku_tree(target), before)
+
+
 def test_a_record_is_written_whole_or_not_at_all(
     model, tmp_path, home, monkeypatch
 ):

@@ -59,11 +59,18 @@ class Contents:
 
         Raises:
             ValueError: If it is a published file, but damaged.
+            WeightsFileError: If it cannot be read again.
         """
-        if not self.is_sealed and not all(
+        if self.is_sealed or all(
             entry.checksum for entry in self.entries.values()
         ):
+            return
+        try:
             known.check(path, is_pickle=self.layout in layouts.HAIKU)
+        except OSError as error:
+            raise WeightsFileError(
+                f"The file {path!r} cannot be read: {one_line(error)}"
+            ) from error
 
 
 def shapes_in(contents):
@@ -109,6 +116,9 @@ def open_weights(source):
             )
         with open(path, "rb") as file:
             head = file.read(16)
+        known.refuse_damaged(path)
+    except WeightsFileError:
+        raise
     except FileNotFoundError as error:
         raise WeightsFileError(
             f"`weights` must be a file that exists. Received: weights={path!r}"
@@ -118,7 +128,6 @@ def open_weights(source):
             f"The file cannot be read ({error.strerror}). "
             f"Received: weights={path!r}"
         ) from error
-    known.refuse_damaged(path)
     with contextlib.ExitStack() as stack:
         try:
             contents = _open(path, head, stack)

@@ -101,7 +101,13 @@ def refuse_other(path, expected):
     Raises:
         FileError: If it has another. It is removed then.
     """
-    digest = digest_of(path)
+    try:
+        digest = digest_of(path)
+    except OSError as error:  # Another process may have removed it.
+        raise FileError(
+            f"The file {path!r} of the Hugging Face cache cannot be read "
+            f"({error.strerror}); load again"
+        ) from error
     if digest == expected:
         return
     path = os.path.realpath(path)
@@ -173,7 +179,7 @@ def warn_of_change(key, sha256, name):
     """
     folder = os.path.join(_home(), "keras_nfnet", "known_files")
     record = os.path.join(
-        folder, f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        folder, f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
     )
     known = _read(record)
     if known.get("sha256") == sha256:

@@ -149,6 +149,11 @@ def test_input_and_outputs_are_named_in_the_signature(tmp_path):
     assert interpreter.get_signature_list() == {
         "serving_default": {"inputs": ["images"], "outputs": ["output"]}
     }
+    (images,), (output,) = (
+        interpreter.get_input_details(),
+        interpreter.get_output_details(),
+    )
+    assert (images["name"], output["name"]) == ("images", "output")
     serve = interpreter.get_signature_runner()
     assert serve(images=np.zeros((1, 32, 32, 3), "float32"))["output"].shape
 

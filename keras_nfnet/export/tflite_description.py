@@ -55,9 +55,9 @@ def with_description(
     signature = schema.SignatureDefT()
     signature.signatureKey = KEY.encode()
     signature.subgraphIndex = 0
-    signature.inputs = [_named("images", graph.inputs[0])]
+    signature.inputs = [_named(graph, "images", graph.inputs[0])]
     signature.outputs = [
-        _named(each, index)
+        _named(graph, each, index)
         for each, index in zip(outputs, graph.outputs, strict=True)
     ]
     model.signatureDefs = [signature]
@@ -72,7 +72,9 @@ def with_description(
     return flatbuffer_utils.convert_object_to_bytearray(model)
 
 
-def _named(name, tensor):
+def _named(graph, name, tensor):
+    # For readers that look at the tensors, too.
+    graph.tensors[tensor].name = name.encode()
     entry = schema.TensorMapT()
     entry.name = name.encode()
     entry.tensorIndex = int(tensor)

@@ -295,7 +295,7 @@ def test_bad_places_get_one_clear_error(tmp_path, model):
         file: "which is a file",
         full: "holds other files",
         "/proc/a": "can be written",
-        "": "must be a path",
+        "": "must be the path",
     }.items():
         with pytest.raises(ValueError, match=f"`directory`.*{message}"):
             to_saved_model(model, place)

@@ -15,15 +15,8 @@ EMA_WEIGHTS = "ema_weights.safetensors"
 
 def save_model(model, path):
     """Writes a `.keras` file, whole or not at all."""
-    with replacing(path) as temporary:
-        # Keras decides by the ending.
-        written = f"{temporary}.keras"
-        try:
-            model.save(written)
-            os.replace(written, temporary)
-        finally:
-            if os.path.exists(written):
-                os.remove(written)
+    with replacing(path, ".keras") as temporary:
+        model.save(temporary)
 
 
 def write_results(directory, result, summary, recipe):

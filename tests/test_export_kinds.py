@@ -212,6 +212,32 @@ def test_an_adapted_layer_under_mixed_precision_keeps_its_statistics(tmp_path):
     assert to_onnx(model, tmp_path / "a.onnx").largest_difference < 1e-4
 
 
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_a_maximum_over_feature_maps(activation, tmp_path):
+    inputs = keras.Input(SHAPE)
+    x = L.Dense(5, activation=activation)(backbone(pooling=None)(inputs))
+    model = keras.Model(inputs, L.GlobalMaxPooling2D()(x))
+    check(model, tmp_path, preprocess_input)
+
+
+@tensorflow
+def test_gelu_beside_layers_that_only_tf2onnx_knows(tmp_path):
+    inputs = keras.Input(SHAPE)
+    x = L.Dense(8, activation="gelu")(backbone()(inputs))
+    model = keras.Model(inputs, L.Dense(5)(L.LayerNormalization()(x)))
+    check(model, tmp_path, preprocess_input)
+
+
+@tensorflow
+def test_a_quantized_head_is_refused_in_words_where_it_cannot_be(tmp_path):
+    inputs, head = keras.Input(SHAPE), L.Dense(5, name="head")
+    model = keras.Model(inputs, head(backbone()(inputs)))
+    head.quantize("int8")
+    with pytest.raises(ValueError, match="`model` must.*'head'"):
+        to_tflite(model, tmp_path / "a.tflite")
+    assert not os.listdir(tmp_path)
+
+
 def test_quantized_and_low_rank_heads_keep_what_they_compute():
     body = backbone()
     x = images(32, 32, 0)

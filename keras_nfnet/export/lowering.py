@@ -1,7 +1,7 @@
 """Walks a folded network and has each of its parts written by a target.
 
 A target has the operations of a runtime as methods, on values of its own
-kind: `convolution`, `along_channels`, `activation`, `dense`, `mean`,
+kind: `convolution`, `along_channels`, `activation`, `dense`, `mean`, `maximum`,
 `average_pool`, `max_pool`, `add`, `multiply`, `scale` and, for layers of
 other packages, `other`.
 """
@@ -95,9 +95,12 @@ def _lower(target, layer, *args, **kwargs):
         return _LOWERINGS[kind](target, layer, x)
     if kind is keras.layers.Rescaling and not layer.offset:
         return target.scale(x, layer.scale)
-    if isinstance(layer, keras.layers.GlobalAveragePooling2D):
+    is_last = getattr(layer, "data_format", None) == "channels_last"
+    if isinstance(layer, keras.layers.GlobalAveragePooling2D) and is_last:
         return target.mean(x, keepdims=layer.keepdims)
-    if isinstance(layer, _POOLS) and layer.data_format == "channels_last":
+    if isinstance(layer, keras.layers.GlobalMaxPooling2D) and is_last:
+        return target.maximum(x, keepdims=layer.keepdims)
+    if isinstance(layer, _POOLS) and is_last:
         padding = layer.padding
         if isinstance(layer, SymmetricMaxPooling):
             padding = "symmetric"

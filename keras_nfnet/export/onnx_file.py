@@ -214,10 +214,38 @@ def _by_tf2onnx(folded, contract, opset, reason):
         output_names=[x.name for x in frozen.outputs],
         opset=min(opset, tf2onnx.constants.PREFERRED_OPSET + 3),
     )
+    _complete(content)
     _rename(content, "images:0", "images")
     for value, name in zip(frozen.outputs, names, strict=True):
         _rename(content, value.name, name)
     return content
+
+
+def _complete(content):
+    """Writes what tf2onnx leaves as TensorFlow has it, or refuses it.
+
+    Raises:
+        ValueError: If an operation is none of ONNX's.
+    """
+    import onnx
+
+    nodes = []
+    for node in content.graph.node:
+        if node.op_type == "Erfc" and not node.domain:
+            erf, (out,) = f"{node.name}/erf", node.output
+            one = onnx.numpy_helper.from_array(np.float32(1), f"{erf}/one")
+            content.graph.initializer.append(one)
+            nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
+            nodes.append(onnx.helper.make_node("Sub", [one.name, erf], [out]))
+            continue
+        if not node.domain and not onnx.defs.has(node.op_type):
+            raise ValueError(
+                "`model` must be of operations that ONNX has. Received: the "
+                f"operation {node.op_type} of {node.name!r}"
+            )
+        nodes.append(node)
+    del content.graph.node[:]
+    content.graph.node.extend(nodes)
 
 
 def _rename(content, old, new):

@@ -157,10 +157,18 @@ class OnnxTarget:
     def mean(self, x, keepdims):
         if keepdims:
             return self.node("GlobalAveragePool", [x])
+        return self._reduced("ReduceMean", x)
+
+    def maximum(self, x, keepdims):
+        if keepdims:
+            return self.node("GlobalMaxPool", [x])
+        return self._reduced("ReduceMax", x)
+
+    def _reduced(self, operation, x):
         if self.opset < 18:
-            return self.node("ReduceMean", [x], axes=(2, 3), keepdims=0)
+            return self.node(operation, [x], axes=(2, 3), keepdims=0)
         return self.node(
-            "ReduceMean", [x, self.constant((2, 3), "int64")], keepdims=0
+            operation, [x, self.constant((2, 3), "int64")], keepdims=0
         )
 
     def average_pool(self, x, pool_size, strides, padding, sides=(None, None)):

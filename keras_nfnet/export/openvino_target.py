@@ -125,6 +125,9 @@ class OpenVINOTarget:
     def mean(self, x, keepdims):
         return operations.reduce_mean(x, np.int64([2, 3]), keepdims)
 
+    def maximum(self, x, keepdims):
+        return operations.reduce_max(x, np.int64([2, 3]), keepdims)
+
     def average_pool(self, x, pool_size, strides, padding, sides=None):
         before, auto_pad = _pads(pool_size, strides, padding)
         return operations.avg_pool(

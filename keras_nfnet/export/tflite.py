@@ -14,6 +14,7 @@ from keras_nfnet.export.request import checked_request, prepared, silent
 from keras_nfnet.export.staging import writing
 from keras_nfnet.models.output import activation_of
 from keras_nfnet.utils.files import staged
+from keras_nfnet.weights.bounds import one_line
 
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
 
@@ -243,8 +244,18 @@ def _convert(folded, contract, precision, constant, sides, calibration=None):
         converter.representative_dataset = lambda: (
             [picture[None]] for picture in calibration
         )
-    with _quiet():
-        return converter.convert()
+    try:
+        with _quiet():
+            return converter.convert()
+    except Exception as error:  # Of any type: what the converter lacks.
+        others = ", ".join(map(repr, target.others)) or "none"
+        # In front of it stand the places in TensorFlow's own code.
+        reason = str(error).partition("error: ")[2] or str(error)
+        raise ValueError(
+            "`model` must have layers that TensorFlow Lite's converter takes. "
+            f"Of this one it says: {one_line(reason)}. The layers of others "
+            f"in it are {others}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ class TFLiteTarget:
 
     def __init__(self, constant=tf.constant):
         self.constant = constant
+        # Names of the layers that are not the package's.
+        self.others = []
 
     def convolution(
         self,
@@ -59,6 +61,9 @@ class TFLiteTarget:
     def mean(self, x, keepdims):
         return tf.reduce_mean(x, (1, 2), keepdims=keepdims)
 
+    def maximum(self, x, keepdims):
+        return tf.reduce_max(x, (1, 2), keepdims=keepdims)
+
     def average_pool(self, x, pool_size, strides, padding, sides=None):
         return tf.nn.avg_pool2d(x, pool_size, strides, padding.upper())
 
@@ -79,4 +84,5 @@ class TFLiteTarget:
         return tf.cast(x, tf.float32) * factor
 
     def other(self, layer, *args, **kwargs):
+        self.others.append(layer.name)
         return layer(*args, **kwargs)

@@ -246,7 +246,7 @@ def sigterms(all_runs, undisturbed, directory, generator, when="training"):
     While training the newest checkpoint is damaged as well: the one before
     it must do.
     """
-    before = all_runs.said(directory).count("step\n")
+    before = all_runs.said(directory).splitlines().count("step")
     seconds, status, said = terminated(all_runs, directory, when, generator)
     told = "SIGTERM: the run" in said
     if when == "first step":
@@ -255,7 +255,7 @@ def sigterms(all_runs, undisturbed, directory, generator, when="training"):
         right = status == 128 + signal.SIGTERM and told
         right &= "Stopped at step" in said
         if not before:
-            steps = said.count("step\n")
+            steps = said.splitlines().count("step")
             right &= f"Stopped at step {steps:,}, which is saved" in said
     if when == "training":
         checkpoints = sorted((directory / "checkpoints").glob("step-*"))

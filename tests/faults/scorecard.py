@@ -46,12 +46,15 @@ class Row:
         outcomes: How often each outcome came, such as `{"refused": 100}`.
         short: How the row falls short of the promise; empty if it does not.
         measured: Times and memory, in words.
+        is_known: Whether what falls short is known, so that it stands on the
+            page and fails no test.
     """
 
     injected: str
     outcomes: dict
     short: str = ""
     measured: str = ""
+    is_known: bool = False
 
     @property
     def times(self):

@@ -206,16 +206,25 @@ def test_one_sigmoid_unit_goes_the_whole_way(tmp_path, capsys):
 
 
 class SignalsIn(keras.callbacks.Callback):
-    """Sends SIGTERM within the evaluation of the first epoch."""
+    """Sends SIGTERM at the end of a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch == 5:
+        if batch + 1 == self.step:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_in_the_first_step_keeps_it(tmp_path):
+    with pytest.raises(TrainingStopped, match="step 1, which is saved"):
+        train(RECIPE, tmp_path, callbacks=[SignalsIn(1)])
 
 
 def test_a_signal_stops_an_evaluation_and_loses_nothing(tmp_path, capfd):
     # A signal in the last step of an epoch is seen in the evaluation.
-    for options in ({}, {"callbacks": [SignalsIn()]}):
+    for options in ({}, {"callbacks": [SignalsIn(6)]}):
         directory = tmp_path / ("stopped" if options else "undisturbed")
         if options:
             with pytest.raises(TrainingStopped, match="step 6, which is saved"):

@@ -76,6 +76,21 @@ class EvaluateEachEpoch(keras.callbacks.Callback):
         return {f"{prefix}_{name}": value for name, value in logs.items()}
 
 
+class NoteStep(keras.callbacks.Callback):
+    """Tells a `SignalFlag` of each step, before any other callback runs.
+
+    Args:
+        flag: The `SignalFlag`.
+    """
+
+    def __init__(self, flag):
+        super().__init__()
+        self._flag = flag
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._flag.stepped = True
+
+
 class KeepTrack(keras.callbacks.Callback):
     """Counts steps, and saves checkpoints so that a run can be resumed.
 
@@ -157,7 +172,6 @@ class KeepTrack(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        self._flag.stepped = True
         due = self._keeps and self.step % self._save_every == 0
         stopped = self._flag.number is not None and (self._alone or due)
         if stopped or due or self.step % _LOOK_EVERY == 0:

@@ -183,7 +183,11 @@ def _checked_callbacks(callbacks):
 def _train(
     recipe, run, engine, data, evaluation, verbose, callbacks, save_every
 ):
-    from keras_nfnet.training.callbacks import EvaluateEachEpoch, KeepTrack
+    from keras_nfnet.training.callbacks import (
+        EvaluateEachEpoch,
+        KeepTrack,
+        NoteStep,
+    )
     from keras_nfnet.training.evaluation import Evaluation
     from keras_nfnet.training.state import restore_state
     from keras_nfnet.training.stop import SignalFlag
@@ -229,7 +233,8 @@ def _train(
         track=track,
     )
     report = _ReportCorrupt(data, test_info.corrupt, verbose)
-    own = [evaluate, *callbacks, *run.callbacks(), track, report]
+    own = [NoteStep(flag), evaluate, *callbacks, *run.callbacks(), track]
+    own.append(report)
 
     def fit(first_epoch, epochs, steps_per_epoch):
         model.fit(

@@ -1,5 +1,7 @@
 # make demo   the whole way on real pictures: train, evaluate, export, predict
 # make test   lint and tests
+# make test-long   notebooks, several devices and processes, the JAX backend;
+#                  .ci/run runs it too
 # make test-versions   oldest and newest TensorFlow and Keras; FULL=1: all tests
 # make test-torch      the PyTorch backend, in .venv-torch; TORCH=torch takes
 #                      another wheel than the one for CPUs
@@ -20,7 +22,7 @@ INSTALL = $(BIN)/python -m pip install --quiet \
 # The short set that runs on the JAX backend too; all others may.
 JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 	reference.py training_step.py diagnostics.py weights_haiku.py \
-	data_decoding.py data_preprocessing.py training_exact.py family.py fold.py \
+	data_preprocessing.py training_exact.py family.py fold.py \
 	own_family.py)
 
 # What a release of TensorFlow or Keras breaks first, and what is installed
@@ -43,7 +45,7 @@ OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 # One process of tests per core, and no more: each has threads of its own.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo test test-versions test-oldest test-newest test-torch \
+.PHONY: demo test test-long test-versions test-oldest test-newest test-torch \
 	test-openvino faults constraints audit \
 	release-check lint format clean
 
@@ -51,7 +53,10 @@ demo: .venv/.train
 	$(BIN)/keras-nfnet demo
 
 test: lint
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not long"
+
+test-long: .venv/.dev
+	$(BIN)/python -m pytest $(PARALLEL) -m long
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) -m "not tensorflow and not slow" \
 		$(JAX_TESTS)
 

@@ -16,6 +16,7 @@ def test_all_five_are_there():
     assert [name[:2] for name in NAMES] == ["01", "02", "03", "04", "05"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", NAMES)

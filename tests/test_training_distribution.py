@@ -13,6 +13,8 @@ from faults import values
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 
+pytestmark = pytest.mark.long
+
 
 def start(backend, out, strategy, *arguments, **environment):
     return subprocess.Popen(

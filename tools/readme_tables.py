@@ -217,17 +217,18 @@ def exports():
 
 def faults():
     engines = read("checkpoint_engines.json")["engines"]
-    runs = read("kill_run.json")
-    body = [
-        (
-            link(f"a run under `kill -9`, {backend}", "kill_run"),
-            f"{run['kills']['at random']} kills at random, "
-            f"{run['kills']['in a save']} in a save: "
-            f"{len(run['different_arrays'])} of {run['arrays']} arrays "
-            "differ in a bit from the undisturbed run",
+    body = []
+    for row in read("faults/kills.json")["rows"]:
+        came = ", ".join(
+            f"{number} {what}" for what, number in row["outcomes"].items()
         )
-        for backend, run in sorted(runs.items())
-    ]
+        measured = f"; {row['measured']}" if row["measured"] else ""
+        body.append(
+            (
+                f"[a run, {row['injected']}](docs/reliability.md)",
+                f"{came}{measured}",
+            )
+        )
     for kind, title in (
         ("random kills", "`kill -9` at random"),
         ("kills in saves", "`kill -9` while a checkpoint is written"),

@@ -66,6 +66,9 @@ def _train(directory, data, save_every, out, slow):
     from keras_nfnet.training import run
 
     class Say(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            os.write(1, b"begun\n")
+
         def on_train_batch_end(self, batch, logs=None):
             os.write(1, b"step\n")
 
@@ -226,7 +229,7 @@ def terminated(all_runs, directory, when, generator):
     """Sends SIGTERM; `(seconds, exit status, what it said)`."""
     process = all_runs.start(directory, 1000, slow=when == "evaluation")
     word, most = {
-        "first step": ("started", 1),
+        "first step": ("begun", 1),
         "evaluation": ("evaluating", 9),
         "training": ("step", 12),
     }[when]

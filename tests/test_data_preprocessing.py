@@ -13,11 +13,6 @@ from keras_nfnet.data.preprocessing import (
     preprocess_input,
 )
 
-tensorflow_only = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow",
-    reason="graphs are built on the TensorFlow backend",
-)
-
 
 @pytest.fixture(scope="module")
 def photo():
@@ -127,7 +122,7 @@ def test_evaluation_picture_refuses_other_shapes_and_margins():
         evaluation_picture(np.zeros((4, 4, 3)), 4, margin=-1)
 
 
-@tensorflow_only
+@pytest.mark.tensorflow
 def test_graph_and_arrays_have_the_same_views(photo):
     from keras_nfnet.data import graph_preprocessing as graph
 

@@ -5,19 +5,15 @@ import warnings
 import zipfile
 
 import flatbuffers
-import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
+from tensorflow.lite.python import schema_py_generated as schema
 
 import keras_nfnet
 from keras_nfnet.export import tflite, to_tflite
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("TFLite files need TensorFlow", allow_module_level=True)
-
-from ai_edge_litert.interpreter import Interpreter
-from tensorflow.lite.python import schema_py_generated as schema
-
+pytestmark = pytest.mark.tensorflow
 CONFIG = keras_nfnet.NFNetConfig((16,), (1,), group_width=8)
 
 

@@ -24,6 +24,14 @@ from keras_nfnet.weights import (
 FOREIGN = [kind for kind in KINDS if kind != "own"]
 
 
+def assert_refused(target, path, words):
+    """The model stays as it is."""
+    before = to_haiku_tree(target)
+    with pytest.raises(ValueError, match=words):
+        load(target, path)
+    assert_same(to_haiku_tree(target), before)
+
+
 @pytest.fixture(scope="module")
 def model():
     model = build()
@@ -90,10 +98,7 @@ def test_our_pickles_carry_a_checksum_that_others_do_not_see(model, tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    before = to_haiku_tree(target)
-    with pytest.raises(ValueError, match="not what was saved"):
-        load(target, path)
-    assert_same(to_haiku_tree(target), before)
+    assert_refused(target, path, "not what was saved")
 
 
 def test_deepminds_files_are_known_by_their_md5(
@@ -106,12 +111,9 @@ def test_deepminds_files_are_known_by_their_md5(
     monkeypatch.setitem(known.PUBLISHED, path.name, (md5, len(data)))
     load(target, path)
     assert not home.exists()  # There is no need of a record.
-    before = to_haiku_tree(target)
     data[-100] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=f"{md5}.* damaged.*another name"):
-        load(target, path)
-    assert_same(to_haiku_tree(target), before)
+    assert_refused(target, path, f"{md5}.* damaged.*another name")
     load(target, path.rename(tmp_path / "mine.npz"))
 
 
@@ -158,11 +160,7 @@ def test_a_file_that_goes_away_while_it_is_loaded(model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         known, "digest_of", lambda *_: open(tmp_path / "gone", "rb")
     )
-    target = build()
-    before = to_haiku_tree(target)
-    with pytest.raises(ValueError, match="cannot be read"):
-        load(target, path)
-    assert_same(to_haiku_tree(target), before)
+    assert_refused(build(), path, "cannot be read")
 
 
 def test_a_record_is_written_whole_or_not_at_all(

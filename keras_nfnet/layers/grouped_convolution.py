@@ -166,6 +166,6 @@ def _has_gradients(dtype):
                 out_backprop=images,
                 **options,
             )
-        except tf.errors.OpError:
+        except tf.errors.OpError:  # What was to be found out.
             return False
     return True

@@ -51,7 +51,7 @@ class EvaluateEachEpoch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         try:
             logs.update(self.evaluate(self._stoppable))
-        except _Interrupted:
+        except _Interrupted:  # The run ends; it evaluates when it goes on.
             self._track.stop_before_evaluation(logs)
 
     def _stoppable(self, batches):

@@ -268,6 +268,7 @@ class Checkpoints:
             stale += self._damaged
             self._damaged.clear()
         for path in stale:
+            # One that stays takes room, no more; the next save tries again.
             with contextlib.suppress(OSError):
                 os.remove(path)
 
@@ -275,6 +276,7 @@ class Checkpoints:
         # The lock is held, so nobody is writing them.
         for name in self._names():
             if _LEFT_OVER.fullmatch(name):
+                # As above.
                 with contextlib.suppress(OSError):
                     os.remove(os.path.join(self.directory, name))
 
@@ -290,6 +292,7 @@ if hasattr(os, "register_at_fork"):
 def _move_aside(path):
     """Renames a directory that is in the place of a checkpoint."""
     aside = f"{path}.{secrets.token_hex(3)}"
+    # What cannot be renamed, `replacing` refuses by its name.
     with contextlib.suppress(OSError):
         os.rename(path, aside)
         warnings.warn(

@@ -35,7 +35,8 @@ class TrainingDiverged(ValueError):
 
 def _say(line):
     """Writes a line to the console, from within a signal handler."""
-    # `print` fails where the signal interrupted another `print`.
+    # `print` fails where the signal interrupted another `print`. A console
+    # that is gone must not keep the run from saving.
     with contextlib.suppress(OSError):
         os.write(2, f"keras-nfnet: {line}\n".encode())
 

@@ -67,6 +67,7 @@ def replacing(path, ending=""):
         os.replace(temporary, path)
         _sync_folder(folder)
     except BaseException as error:
+        # Perhaps it was never made; the error to tell is the first one.
         with contextlib.suppress(OSError):
             os.remove(temporary)
         if isinstance(error, ValueError):

@@ -226,7 +226,7 @@ def _read(record):
         if _SHA256.fullmatch(content["sha256"]):
             return {"sha256": content["sha256"], "date": str(content["date"])}
     except (OSError, ValueError, TypeError, KeyError):
-        pass
+        pass  # A damaged record tells nothing of the file; it is made anew.
     return {}
 
 
@@ -235,5 +235,6 @@ def _forget_the_oldest(folder):
         os.scandir(folder), key=lambda entry: entry.stat().st_mtime
     )
     for entry in records[:-_MOST_RECORDS]:
+        # Another process may have removed it; one too many does no harm.
         with contextlib.suppress(OSError):
             os.remove(entry.path)

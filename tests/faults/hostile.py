@@ -957,11 +957,29 @@ def corpus(sound, marker, kinds=None):
 _PEAK = "/proc/self/status"
 
 
-def _memory(field):
+def memory(field):
     with open(_PEAK) as status:
         for line in status:
             if line.startswith(field):
                 return int(line.split()[1]) * 1024
+
+
+def answer(take):
+    """Reports what came of each path that comes on standard input.
+
+    Args:
+        take: Function from a path to a dictionary with its `outcomes`, and
+            with the `seconds` where these are not all that passed.
+    """
+    print("ready", flush=True)
+    for line in sys.stdin:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # The peak starts at what is in use now.
+        before, start = memory("VmRSS"), time.monotonic()
+        report = take(line.rstrip("\n"))
+        report.setdefault("seconds", time.monotonic() - start)
+        report["bytes"] = memory("VmHWM") - before
+        print(json.dumps(report), flush=True)
 
 
 def _work():
@@ -972,12 +990,8 @@ def _work():
     model = NFNet(
         NFNetConfig((16,), (1,), group_width=8), weights=None, classes=3
     )
-    print("ready", flush=True)
-    for line in sys.stdin:
-        path = line.rstrip("\n")
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # The peak starts at what is in use now.
-        before, start = _memory("VmRSS"), time.monotonic()
+
+    def take_all(path):
         outcomes = []
         for name, take in (
             ("load", lambda path=path: load(model, path)),
@@ -991,14 +1005,11 @@ def _work():
                 outcomes.append((name, "loaded", ""))
             except ValueError as error:
                 outcomes.append((name, "refused", str(error)))
-            except BaseException as error:
+            except BaseException as error:  # Counted as a fault by its name.
                 outcomes.append((name, f"{type(error).__name__}", str(error)))
-        report = {
-            "outcomes": outcomes,
-            "seconds": time.monotonic() - start,
-            "bytes": _memory("VmHWM") - before,
-        }
-        print(json.dumps(report), flush=True)
+        return {"outcomes": outcomes}
+
+    answer(take_all)
 
 
 class Worker:

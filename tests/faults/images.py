@@ -7,7 +7,6 @@ can be stopped.
 
 import io
 import itertools
-import json
 import resource
 import struct
 import sys
@@ -20,7 +19,8 @@ from PIL import Image
 from faults.hostile import (
     SECONDS,
     Worker,
-    _memory,
+    answer,
+    memory,
     mutations,
     problems,
 )
@@ -266,15 +266,15 @@ def _work(saved_model):
     def by_predict():
         image = decode_picture(content[0])
         view = evaluation_picture(image, _SIZE)
-        answer = pixels(images=tf.constant(view[None]))
-        return image, answer["probabilities"].numpy()
+        outputs = pixels(images=tf.constant(view[None]))
+        return image, outputs["probabilities"].numpy()
 
     def by_pipeline():
         return next(pipeline)[0].numpy(), None
 
     def by_signature():
-        answer = serve(image_bytes=tf.constant(content))
-        return None, answer["probabilities"].numpy()
+        outputs = serve(image_bytes=tf.constant(content))
+        return None, outputs["probabilities"].numpy()
 
     ways = {
         "predict": by_predict,
@@ -290,14 +290,14 @@ def _work(saved_model):
         for way, take in ways.items():
             start = time.monotonic()
             try:
-                image, answer = take()
+                image, scores = take()
                 images += [] if image is None else [image]
-                answers += [] if answer is None else [answer]
+                answers += [] if scores is None else [scores]
                 outcomes.append((way, "loaded", ""))
             except refusals as error:
                 # TensorFlow's messages have its trace behind them.
                 outcomes.append((way, "refused", str(error).splitlines()[0]))
-            except BaseException as error:
+            except BaseException as error:  # Counted as a crash.
                 outcomes.append((way, type(error).__name__, str(error)[:300]))
             seconds[way] = time.monotonic() - start
         same = len({outcome for _, outcome, _ in outcomes}) == 1
@@ -319,18 +319,9 @@ def _work(saved_model):
     content[0] = encode(Image.new("RGB", (40, 40)), "PNG")
     for take in ways.values():
         take()
-    space = _memory("VmSize") + _SPACE
+    space = memory("VmSize") + _SPACE
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        path = line.rstrip("\n")
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # The peak starts at what is in use now.
-        before, start = _memory("VmRSS"), time.monotonic()
-        report = data_set(path) if os.path.isdir(path) else decode(path)
-        report.setdefault("seconds", time.monotonic() - start)
-        report["bytes"] = _memory("VmHWM") - before
-        print(json.dumps(report), flush=True)
+    answer(lambda path: (data_set if os.path.isdir(path) else decode)(path))
 
 
 def _served(folder):

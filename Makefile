@@ -3,6 +3,7 @@
 # make test-long   notebooks, several devices and processes, the JAX backend;
 #                  .ci/run runs it too
 # make test-versions   oldest and newest TensorFlow and Keras; FULL=1: all tests
+# make test-nightly    the pre-release of Keras
 # make test-torch      the PyTorch backend, in .venv-torch; TORCH=torch takes
 #                      another wheel than the one for CPUs
 # make test-openvino   exports to OpenVINO and its backend, in .venv-openvino
@@ -45,8 +46,8 @@ OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 # One process of tests per core, and no more: each has threads of its own.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo test test-long test-versions test-oldest test-newest test-torch \
-	test-openvino faults constraints audit \
+.PHONY: demo test test-long test-versions test-oldest test-newest test-nightly \
+	test-torch test-openvino faults constraints audit \
 	release-check lint format clean
 
 demo: .venv/.train
@@ -66,6 +67,15 @@ test-oldest test-newest: test-%: .venvs/%/.created
 	.venvs/$*/bin/python -m pip install --quiet --upgrade --editable ".[dev]" $($*)
 	.venvs/$*/bin/python -m pip list | grep -E '^(tensorflow|keras|jax|numpy) '
 	.venvs/$*/bin/python -m pytest $(PARALLEL) $(if $(FULL),,$(VERSION_TESTS))
+
+# The pre-release is a package of its own with the same files as `keras`.
+test-nightly: .venvs/nightly/.created
+	.venvs/nightly/bin/python -m pip install --quiet --upgrade --editable ".[dev]"
+	.venvs/nightly/bin/python -m pip uninstall --quiet --yes keras
+	.venvs/nightly/bin/python -m pip install --quiet --pre --no-deps \
+		--force-reinstall keras-nightly
+	.venvs/nightly/bin/python -m pip list | grep -E '^(tensorflow|keras|jax|numpy)'
+	.venvs/nightly/bin/python -m pytest $(PARALLEL) $(if $(FULL),,$(VERSION_TESTS))
 
 test-torch: .venv-torch/.created
 	.venv-torch/bin/python -m pip install --quiet --editable ".[dev]" "$(TORCH)" \

@@ -9,6 +9,7 @@ import pytest
 import keras_nfnet
 from keras_nfnet import NFNet, NFNetConfig, NFNetF0
 from keras_nfnet.diagnostics import count_macs
+from keras_nfnet.models.keras_file import load_keras_file
 from keras_nfnet.models.without_values import without_values
 
 # Parameters and GMACs at the test size, arXiv:2102.06171, table 1; F7 and
@@ -38,8 +39,7 @@ def test_every_variant_has_the_published_parameters_and_macs(variant_rows):
 
 
 def test_models_without_values_never_get_any():
-    with without_values():
-        model = NFNetF0(weights=None)
+    model = without_values(lambda: NFNetF0(weights=None))
     # Keras gives waiting variables their values at the end of any scope.
     with keras.StatelessScope():
         pass
@@ -51,10 +51,24 @@ def test_released_code_of_f4_plus_is_a_configuration():
     import dataclasses
 
     config = dataclasses.replace(keras_nfnet.VARIANTS["F4+"], group_width=128)
-    with without_values():
-        model = NFNet(config, weights=None)
+    model = without_values(lambda: NFNet(config, weights=None))
     assert model.count_params() == 524_954_484
     assert count_macs(model, 512, 512) / 1e9 == pytest.approx(333.39, abs=0.005)
+
+
+def test_keras_files_may_hold_classes_of_a_scope(tmp_path):
+    class Doubled(keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    inputs = keras.Input((3,))
+    path = tmp_path / "model.keras"
+    keras.Model(inputs, Doubled()(inputs)).save(path)
+    with keras.saving.custom_object_scope({"Doubled": Doubled}):
+        model = load_keras_file(path, "model")
+    assert isinstance(model.layers[-1], Doubled)
+    with pytest.raises(ValueError, match="known layers"):
+        load_keras_file(path, "model")
 
 
 @pytest.mark.parametrize(
@@ -160,13 +174,10 @@ def test_extras_change_the_configuration(tiny_config):
 
 def test_ablations_are_configurations():
     # SE-ResNeXt-D without normalization: the default widths, one 3×3.
-    with without_values():
-        baseline = NFNet(
-            NFNetConfig(
-                (256, 512, 1024, 2048), (1, 2, 6, 3), use_two_convs=False
-            ),
-            weights=None,
-        )
+    config = NFNetConfig(
+        (256, 512, 1024, 2048), (1, 2, 6, 3), use_two_convs=False
+    )
+    baseline = without_values(lambda: NFNet(config, weights=None))
     assert baseline.get_layer("stage1_block0").conv1b is None
     assert baseline.output_shape == (None, 1000)
 

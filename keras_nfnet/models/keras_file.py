@@ -148,20 +148,37 @@ def _cost(config):
     return cost * max(1, len(config.get("inbound_nodes") or ()))
 
 
+def _custom_objects(config):
+    """What a configuration names and only the scope of this thread knows."""
+    if isinstance(config, dict):
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            yield from _custom_objects(value)
+    elif isinstance(config, str):
+        found = keras.saving.get_registered_object(config)
+        if found is not None:
+            yield config, found
+
+
 def _check_variables(config, datasets, stored):
     """Refuses a model whose variables are not what the file has."""
     if _cost(config) > _MOST_COST:
         raise ValueError("it has more layers than any network")
-    with without_values():
-        try:
-            model = keras.saving.deserialize_keras_object(
-                {**config, "compile_config": None}
-            )
-        except ValueError as error:
-            # Someone's layer that gives its variables values at once.
-            if "stateless scope" in str(error):
-                return
-            raise
+    custom_objects = dict(_custom_objects(config))
+
+    def build():
+        return keras.saving.deserialize_keras_object(
+            {**config, "compile_config": None}, custom_objects
+        )
+
+    try:
+        model = without_values(build)
+    except ValueError as error:
+        # Someone's layer that gives its variables values at once.
+        if "stateless scope" in str(error):
+            return
+        raise
     if len(model.variables) > 2 * datasets + _SPARE_VARIABLES:
         raise ValueError(f"it has {datasets} of {len(model.variables)} arrays")
     check_size(

@@ -1,26 +1,35 @@
 """Models that have shapes, but hold no memory."""
 
-import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
-from keras.src.backend.common import global_state
-
-_WAITING = "uninitialized_variables"
 
 
-@contextlib.contextmanager
-def without_values():
-    """Models built inside have variables with shapes and no values.
+def without_values(build):
+    """Builds a model whose variables have shapes and no values.
 
-    Good for counting: F7+ would take 3.3 GB. They cannot be called.
+    Good for counting: F7+ would take 3.3 GB. The model cannot be called.
 
-    NOTE: Keras keeps a list of such variables and gives all of them values
-    when it next leaves any stateless scope, which would be 22 GB for the
-    whole family. It has no public way to take them off that list.
+    It is built in a thread of its own. Keras lists such variables by thread,
+    and gives all those of a thread their values when it next leaves a
+    stateless scope there: 22 GB for the whole family. A thread starts with
+    Keras's defaults, so that names are numbered from the start.
+
+    Args:
+        build: Function of no arguments that returns the model.
+
+    Returns:
+        What `build` returns.
+
+    Raises:
+        As `build` does.
     """
-    waiting = list(global_state.get_global_attribute(_WAITING, []))
-    try:
+    policy = keras.config.dtype_policy()
+
+    def run():
+        keras.config.set_dtype_policy(policy)
         with keras.StatelessScope(initialize_variables=False):
-            yield
-    finally:
-        global_state.set_global_attribute(_WAITING, waiting)
+            return build()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()

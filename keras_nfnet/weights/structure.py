@@ -144,14 +144,15 @@ def _expected(config, classes, channels):
     from keras_nfnet.models.nfnet import NFNet
     from keras_nfnet.models.without_values import without_values
 
-    with without_values():
-        model = NFNet(
+    model = without_values(
+        lambda: NFNet(
             config,
             include_top=classes is not None,
             weights=None,
             input_shape=(None, None, channels),
             classes=classes or 1,
         )
+    )
     return shapes_of(parameters(model)[0])
 
 

@@ -173,8 +173,36 @@ def test_a_dilated_stage_sees_what_the_strided_one_sees(use_two_convs):
         got[:, ::2, ::2], expected, atol=1e-5 * np.abs(expected).max()
     )
     check_same(dilated, x)
+    # What takes a level, takes its stride from the name.
     levels = keras_nfnet.features(dilated)(x)
-    assert levels["P5"].shape[1:3] == got.shape[1:3]
+    assert {k: 64 // v.shape[1] for k, v in levels.items()} == {
+        f"P{n}": 2**n for n in range(1, 5)
+    }
+    activation = dilated.get_layer("final_act")
+    np.testing.assert_array_equal(np.asarray(activation(levels["P4"])), got)
+
+
+@pytest.mark.parametrize("levels", [None, ("P2", "P3")])
+def test_feature_maps_know_their_levels_wherever_they_come_from(
+    levels, tmp_path
+):
+    model = small("NFNet", include_top=False)
+    if levels:
+        model = keras_nfnet.features(model, levels)
+    model.save(tmp_path / "model.keras")
+    shapes = {k: v.shape for k, v in model.pyramid_outputs.items()}
+    assert list(shapes) == list(levels or ("P1", "P2", "P3"))
+    assert model.hidden_dims == [shape[-1] for shape in shapes.values()]
+    for again in (
+        keras.models.clone_model(model),
+        keras.models.load_model(tmp_path / "model.keras"),
+        type(model).from_config(model.get_config()),
+    ):
+        assert again.hidden_dims == model.hidden_dims
+        found = again.pyramid_outputs
+        assert {k: v.shape for k, v in found.items()} == shapes
+        # They are tensors of that model itself.
+        keras.Model(again.inputs, found)
 
 
 @each_form

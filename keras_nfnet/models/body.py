@@ -85,8 +85,9 @@ def pyramid(model):
         model: A model that `NFNet` built.
 
     Returns:
-        Keras tensors of the model. Level `n` has the stride `2**n`, or the
-        `output_stride` that the model was built with where that is smaller.
+        Keras tensors of the model. Level `n` is the last one of the stride
+        `2**n`: what stands on the levels, such as keras-hub's detectors,
+        takes the stride from the name.
     """
     levels, stride = {}, 1
 
@@ -97,9 +98,7 @@ def pyramid(model):
 
     for layer in model.layers:
         if isinstance(layer, NFBlock):
-            # A dilated block stands for one of stride 2.
             stride *= layer.strides
-            stride *= layer.dilation_rate // layer.first_dilation
             keep(layer)
         elif isinstance(layer, ScaledWSConv2D):
             stride *= layer.strides[0]
@@ -107,3 +106,8 @@ def pyramid(model):
         elif layer.name == "stem_pool":
             stride *= layer.strides[0]
     return levels
+
+
+def channels_of(model):
+    """Channels of each of a model's `pyramid_outputs`, in their order."""
+    return [level.shape[-1] for level in model.pyramid_outputs.values()]

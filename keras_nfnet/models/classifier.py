@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_nfnet.models.body import pyramid
+from keras_nfnet.models.body import channels_of, pyramid
 from keras_nfnet.models.skipped_steps import (
     LeavesOutSkippedSteps,
     skipped_steps,
@@ -61,9 +61,15 @@ class NFNetModel(LeavesOutSkippedSteps, TrainingStep, keras.Model):
         Level `n` has the stride `2**n`: the last convolution of the stem
         with that stride, the output of each stage before the next, and the
         last convolution where there is one. A model that was built with an
-        `output_stride` has that where it is smaller.
+        `output_stride` ends at that: of 16, its `"P4"` is the last
+        convolution, and there is no `"P5"`.
         """
         return pyramid(self)
+
+    @property
+    def hidden_dims(self):
+        """Channels of each level, by which keras-hub's SegFormer asks."""
+        return channels_of(self)
 
     # Names of the logs that are not Keras's own.
     _own_logs = ()

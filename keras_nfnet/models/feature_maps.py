@@ -2,7 +2,26 @@
 
 import keras
 
+from keras_nfnet.models.body import channels_of
 from keras_nfnet.utils.arguments import refuse
+
+
+@keras.saving.register_keras_serializable(package="keras_nfnet")
+class FeatureMaps(keras.Model):
+    """A functional model whose outputs are feature maps by level.
+
+    Build one with `keras_nfnet.features`.
+    """
+
+    @property
+    def pyramid_outputs(self):
+        """The outputs: `{"P2": …, …}`, Keras tensors."""
+        return dict(self.output)
+
+    @property
+    def hidden_dims(self):
+        """Channels of each level, by which keras-hub's SegFormer asks."""
+        return channels_of(self)
 
 
 def features(model, levels=None):
@@ -16,9 +35,8 @@ def features(model, levels=None):
 
     Returns:
         A `keras.Model` with a dictionary of outputs, `(batch, height,
-        width, channels)` each; level `Pn` has the stride `2**n`, or the
-        `output_stride` of the model where that is smaller. It shares its
-        layers and values with `model`.
+        width, channels)` each; level `Pn` has the stride `2**n`. It shares
+        its layers and values with `model`, and has `pyramid_outputs` too.
 
     Raises:
         ValueError: If `model` is another model or has no such level.
@@ -49,7 +67,7 @@ def features(model, levels=None):
     unknown = [level for level in levels if level not in outputs]
     if unknown or not levels:
         refuse("levels", levels, f"of {', '.join(outputs)}")
-    return keras.Model(
+    return FeatureMaps(
         model.input,
         {level: outputs[level] for level in levels},
         name=f"{model.name}_features",

@@ -7,6 +7,8 @@
 # make test-torch      the PyTorch backend, in .venv-torch; TORCH=torch takes
 #                      another wheel than the one for CPUs
 # make test-openvino   exports to OpenVINO and its backend, in .venv-openvino
+# make docs          the site, in site/; warnings are errors
+# make docs-check    every page of it in headless Chromium
 # make faults        injects faults, counts what comes of them and writes
 #                      docs/reliability.md; KINDS="hostile" some kinds only
 # make constraints     constraints.txt from what .venv holds; opt in by
@@ -47,7 +49,7 @@ OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 PARALLEL := -n auto --dist worksteal
 
 .PHONY: demo test test-long test-versions test-oldest test-newest test-nightly \
-	test-torch test-openvino faults constraints audit \
+	test-torch test-openvino docs docs-check faults constraints audit \
 	release-check lint format clean
 
 demo: .venv/.train
@@ -88,6 +90,13 @@ test-openvino: .venv-openvino/.created
 	.venv-openvino/bin/python -m pytest $(PARALLEL) tests/test_export_openvino.py
 	KERAS_BACKEND=openvino .venv-openvino/bin/python -m pytest $(PARALLEL) \
 		$(if $(FULL),,-m "not slow") $(OPENVINO_TESTS)
+
+docs: .venv-docs/.created
+	.venv-docs/bin/python -m pip install --quiet --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
+
+docs-check: docs
+	.venv-docs/bin/python tools/site_check.py site
 
 faults: .venv/.dev
 	PYTHONPATH=tests $(BIN)/python -m faults $(KINDS)
@@ -139,4 +148,5 @@ format: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv .venvs .venv-torch .venv-openvino demo build dist *.egg-info
+	rm -rf .venv .venvs .venv-torch .venv-openvino .venv-docs demo build dist \
+		site *.egg-info

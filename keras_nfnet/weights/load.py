@@ -86,7 +86,7 @@ def load_pretrained(model, path):
     """Loads what `pretrained_path` gave into a new model.
 
     Raises:
-        As `load`.
+        WeightsFileError, ValueError: As `load`.
     """
     variables, _ = parameters(model)
     _load(variables, path, new_head=False)
@@ -102,7 +102,7 @@ def classes_in(source):
         A number, or `None` if there is no classifier in it.
 
     Raises:
-        As `load`.
+        WeightsFileError, ValueError: As `load`.
     """
     if isinstance(source, str) and source == "imagenet":
         return 1000

@@ -5,10 +5,13 @@
 # make test-versions   oldest and newest TensorFlow and Keras; FULL=1: all tests
 # make test-nightly    the pre-release of Keras
 # make test-torch      the PyTorch backend, in .venv-torch; TORCH=torch takes
-#                      another wheel than the one for CPUs
+#                      another wheel than the one for CPUs, SHORT=1 the short
+#                      set that .ci/run runs, FULL=1 the slow tests too
 # make test-openvino   exports to OpenVINO and its backend, in .venv-openvino
 # make docs          the site, in site/; warnings are errors
 # make docs-check    every page of it in headless Chromium
+# make everywhere      networks on all backends and runtimes against the
+#                      authors' logits: benchmarks/results/everywhere.md
 # make faults        injects faults, counts what comes of them and writes
 #                      docs/reliability.md; KINDS="hostile" some kinds only
 # make constraints     constraints.txt from what .venv holds; opt in by
@@ -40,7 +43,9 @@ TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 	reference.py family.py training_step.py sam_step.py weights_files.py \
-	family_whole_way.py export_files.py backend_torch.py)
+	family_whole_way.py export_files.py backend_torch.py training_exact.py)
+TORCH_SHORT := $(addprefix tests/test_,layers.py reference.py sam_step.py \
+	backend_torch.py training_exact.py)
 # What runs on the OpenVINO backend.
 OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 	reference.py family.py family_whole_way.py)
@@ -49,7 +54,7 @@ OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 PARALLEL := -n auto --dist worksteal
 
 .PHONY: demo test test-long test-versions test-oldest test-newest test-nightly \
-	test-torch test-openvino docs docs-check faults constraints audit \
+	test-torch test-openvino docs docs-check everywhere faults constraints audit \
 	release-check lint format clean
 
 demo: .venv/.train
@@ -62,6 +67,11 @@ test-long: .venv/.dev
 	$(BIN)/python -m pytest $(PARALLEL) -m long
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PARALLEL) -m "not tensorflow and not slow" \
 		$(JAX_TESTS)
+
+# By itself: pip asks each index for each package.
+install_torch = $(1)/bin/python -m pip install --quiet "$(TORCH)" \
+	|| $(1)/bin/python -m pip install --quiet "$(TORCH)" \
+		--extra-index-url $(TORCH_INDEX)
 
 test-versions: test-oldest test-newest
 
@@ -80,10 +90,10 @@ test-nightly: .venvs/nightly/.created
 	.venvs/nightly/bin/python -m pytest $(PARALLEL) $(if $(FULL),,$(VERSION_TESTS))
 
 test-torch: .venv-torch/.created
-	.venv-torch/bin/python -m pip install --quiet --editable ".[dev]" "$(TORCH)" \
-		--extra-index-url $(TORCH_INDEX)
+	$(call install_torch,.venv-torch)
+	.venv-torch/bin/python -m pip install --quiet --editable ".[dev]"
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest $(PARALLEL) \
-		$(if $(FULL),,-m "not slow") $(TORCH_TESTS)
+		$(if $(FULL),,-m "not slow") $(if $(SHORT),$(TORCH_SHORT),$(TORCH_TESTS))
 
 test-openvino: .venv-openvino/.created
 	.venv-openvino/bin/python -m pip install --quiet --editable ".[dev,openvino]"
@@ -97,6 +107,11 @@ docs: .venv-docs/.created
 
 docs-check: docs
 	.venv-docs/bin/python tools/site_check.py site
+everywhere: .venv-everywhere/.created
+	$(call install_torch,.venv-everywhere)
+	.venv-everywhere/bin/python -m pip install --quiet \
+		--editable ".[dev,openvino]"
+	.venv-everywhere/bin/python benchmarks/everywhere.py
 
 faults: .venv/.dev
 	PYTHONPATH=tests $(BIN)/python -m faults $(KINDS)

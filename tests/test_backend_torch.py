@@ -1,11 +1,16 @@
 """What is PyTorch's own; `make test-torch` runs many other tests there too."""
 
+import os
+import signal
+
 import keras
 import numpy as np
 import pytest
 from test_fold import network
 
 import keras_nfnet
+from keras_nfnet.training.recipes import recipe
+from keras_nfnet.training.stop import TrainingStopped
 
 # Run by `make test-torch`; PyTorch is no part of the other environments.
 if keras.backend.backend() != "torch":
@@ -85,3 +90,34 @@ def test_keras_writes_a_pt2_file_of_any_batch(folded, tmp_path):
             model.predict(x, verbose=0),
             atol=1e-6,
         )
+
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
+    digits = recipe("digits").replace(
+        model=keras_nfnet.NFNetConfig((16,), (1,), group_width=8),
+        size=32,
+        epochs=1,
+        warmup_epochs=0,
+    )
+    options = {"data_dir": str(tmp_path / "data"), "verbose": 0}
+    whole = keras_nfnet.train(digits, **options)
+    run = str(tmp_path / "run")
+    with pytest.raises(TrainingStopped):
+        keras_nfnet.train(digits, run, callbacks=[Stop()], **options)
+    resumed = keras_nfnet.train(digits, run, **options)
+    assert whole.steps == resumed.steps > 3
+    assert whole.loss == resumed.loss
+    for one, other in zip(
+        whole.model.weights, resumed.model.weights, strict=True
+    ):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other)
+        )
+    with pytest.raises(ValueError, match="`strategy` must be 'auto' or 'one'"):
+        keras_nfnet.train(digits.replace(strategy="mirrored"))

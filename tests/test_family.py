@@ -65,9 +65,8 @@ def timm_id(figure):
     return f"{figure['model']}-{figure['in_chans']}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("figure", TIMM_FIGURES, ids=timm_id)
-def test_network_and_feature_maps_of_timm(figure, tmp_path):
+def timm_network(figure, folder):
+    """A network with the values of a figure, and its images."""
     channels, name = figure["in_chans"], figure["model"]
     model = NFNet(
         OTHERS.get(name, name),
@@ -76,12 +75,19 @@ def test_network_and_feature_maps_of_timm(figure, tmp_path):
         classifier_activation=None,
     )
     assert model.count_params() == figure["params"]
-    path = timm_file(model, figure["seed"], tmp_path / "model.safetensors")
+    path = timm_file(model, figure["seed"], folder / "model.safetensors")
     keras_nfnet.weights.load(model, path)
     height, width, seed = figure["height"], figure["width"], figure["seed"]
     x = np.concatenate(
         [images(height, width, seed + 100 * i) for i in range(2)], axis=-1
     )[..., :channels]
+    return model, x
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", TIMM_FIGURES, ids=timm_id)
+def test_network_and_feature_maps_of_timm(figure, tmp_path):
+    model, x = timm_network(figure, tmp_path)
     logits = np.asarray(model(x))
     assert list(logits.argmax(1)) == figure["argmax"]
     assert (

@@ -30,8 +30,8 @@ def relative(value, expected, scale=None):
     return float(np.abs(np.asarray(value) - expected).max() / scale)
 
 
-def network_errors(figure, use_se=None):
-    """Relative differences of a network from the authors', by what."""
+def deepmind_network(figure, use_se=None):
+    """A network with the values of a figure, and its images."""
     build, options = NFNet, {"config": figure["variant"]}
     if use_se:
         build, options = keras_nfnet.NFResNet50, {"use_se": True}
@@ -40,7 +40,12 @@ def network_errors(figure, use_se=None):
         figure["seed"],
     )
     assert model.count_params() == figure["params"]
-    x = images(figure["height"], figure["width"], figure["seed"])
+    return model, images(figure["height"], figure["width"], figure["seed"])
+
+
+def network_errors(figure, use_se=None):
+    """Relative differences of a network from the authors', by what."""
+    model, x = deepmind_network(figure, use_se)
     features = keras.Model(model.input, model.get_layer("avg_pool").output)
     pooled = np.asarray(features(x, training=False))
     logits = np.asarray(model(x, training=False))

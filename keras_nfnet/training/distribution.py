@@ -27,7 +27,8 @@ def engine_for(strategy="auto", batch_size=None):
             workers are; on JAX all but `"one"` are
             `keras.distribution.DataParallel` over all devices, and for
             several processes `KERAS_DISTRIBUTION_JOB_ADDRESSES`,
-            `…_NUM_PROCESSES` and `…_PROCESS_ID` say who they are.
+            `…_NUM_PROCESSES` and `…_PROCESS_ID` say who they are. PyTorch
+            computes on one device.
         batch_size: The global batch, to be checked.
 
     Raises:
@@ -57,10 +58,14 @@ def engine_for(strategy="auto", batch_size=None):
         from keras_nfnet.training.jax_engine import JaxEngine
 
         engine = JaxEngine(strategy)
+    elif backend == "torch":
+        from keras_nfnet.training.torch_engine import TorchEngine
+
+        engine = TorchEngine(strategy)
     else:
         raise ValueError(
-            "Training needs the TensorFlow or the JAX backend; set "
-            f"KERAS_BACKEND. Received: the {backend} backend"
+            "Training needs the TensorFlow, the JAX or the PyTorch backend; "
+            f"set KERAS_BACKEND. Received: the {backend} backend"
         )
     if batch_size is not None and batch_size % engine.replicas:
         raise ValueError(

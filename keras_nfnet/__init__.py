@@ -12,6 +12,7 @@ from keras_nfnet.data.labels import decode_predictions
 from keras_nfnet.data.preprocessing import preprocess_input
 from keras_nfnet.diagnostics import check_normalizer_free, signal_propagation
 from keras_nfnet.export.folding import fold
+from keras_nfnet.layers.sharding import layout_map
 from keras_nfnet.models import constructors
 from keras_nfnet.models.constructors import *  # noqa: F403
 from keras_nfnet.models.feature_maps import features
@@ -44,6 +45,7 @@ __all__ = [
     "features",
     "fold",
     "layers",
+    "layout_map",
     "preprocess_input",
     "signal_propagation",
     "train",

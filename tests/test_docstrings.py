@@ -48,6 +48,8 @@ OWN = {
 }
 # What the examples need beyond the packages of `dev`.
 NEEDS = {"keras_nfnet.export.to_openvino": "openvino"}
+# Run on JAX, by another test.
+ON_JAX = {"keras_nfnet.layout_map": "test_sharding.py"}
 # What the description of an argument must say, by the argument's name.
 MUST_SAY = {
     "its shape": (
@@ -202,7 +204,9 @@ def digits(tmp_path_factory):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("name", [n for n in PUBLIC if n not in NOT_RUN])
+@pytest.mark.parametrize(
+    "name", [n for n in PUBLIC if n not in (*NOT_RUN, *ON_JAX)]
+)
 def test_example_runs(name, digits, tmp_path, monkeypatch):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])

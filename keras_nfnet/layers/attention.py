@@ -8,6 +8,7 @@ from keras import ops
 from keras_nfnet.block_spec import round_channels
 from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.layers.residual import global_average
+from keras_nfnet.layers.sharding import creating
 from keras_nfnet.utils.arguments import integer, number, positive
 
 
@@ -62,9 +63,11 @@ class SqueezeExcite(keras.layers.Layer):
                 f"ratio={self.ratio}, input_shape={tuple(input_shape)}"
             )
         self.reduce = self._dense(hidden, "relu", "reduce")
-        self.reduce.build((input_shape[0], channels))
+        with creating("kernel", (channels, hidden), (0,)):
+            self.reduce.build((input_shape[0], channels))
         self.expand = self._dense(channels, "sigmoid", "expand")
-        self.expand.build((input_shape[0], hidden))
+        with creating("kernel", (hidden, channels), (0,)):
+            self.expand.build((input_shape[0], hidden))
         self.built = True
 
     def _dense(self, units, activation, name):

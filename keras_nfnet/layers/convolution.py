@@ -12,6 +12,7 @@ from keras_nfnet.layers.grouped_convolution import (
     symmetric_padding,
 )
 from keras_nfnet.layers.initializers import ScaledNormal
+from keras_nfnet.layers.sharding import creating
 from keras_nfnet.utils.arguments import (
     array,
     axes,
@@ -219,14 +220,16 @@ class ScaledWSConv2D(keras.layers.Layer):
                 f"groups={self.groups}"
             )
         # autocast=False: standardization needs the float32 values.
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(*self.kernel_size, channels // self.groups, self.filters),
-            initializer=self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            autocast=False,
-        )
+        shape = (*self.kernel_size, channels // self.groups, self.filters)
+        with creating("kernel", shape, self.unit_axes["kernel"]):
+            self.kernel = self.add_weight(
+                name="kernel",
+                shape=shape,
+                initializer=self.kernel_initializer,
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+                autocast=False,
+            )
         self.gain = self.add_weight(
             name="gain",
             shape=(self.filters,),

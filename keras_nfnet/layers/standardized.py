@@ -15,6 +15,7 @@ from keras import ops
 from keras_nfnet.layers.convolution import standardize
 from keras_nfnet.layers.grouped_convolution import convolve
 from keras_nfnet.layers.initializers import ScaledNormal
+from keras_nfnet.layers.sharding import creating
 from keras_nfnet.utils.arguments import initializer, positive
 
 
@@ -108,7 +109,8 @@ class ScaledWSMixin:
         fan_in = math.prod(shape[axis] for axis in axes)
         if kwargs.get("initializer") is None:
             kwargs["initializer"] = ScaledNormal(stddev=fan_in**-0.5)
-        kernel = super().add_weight(*args, name=name, **kwargs)
+        with creating(name, shape, axes):
+            kernel = super().add_weight(*args, name=name, **kwargs)
         gain = super().add_weight(
             name=_gain_of(name),
             shape=(math.prod(shape) // fan_in,),

@@ -11,6 +11,7 @@ import keras
 from keras_nfnet.layers.formats import require_channels_last
 from keras_nfnet.layers.initializers import ScaledNormal, built_while_drawing
 from keras_nfnet.layers.pooling import GlobalAveragePooling
+from keras_nfnet.layers.sharding import creating
 from keras_nfnet.models.body import body
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments, input_for
@@ -124,7 +125,7 @@ def NFNet(
             x = GlobalAveragePooling(name="avg_pool")(x)
             if config.drop_rate > 0:
                 x = keras.layers.Dropout(config.drop_rate, name="dropout")(x)
-            x = keras.layers.Dense(
+            head = keras.layers.Dense(
                 classes,
                 activation=classifier_activation,
                 # N(0, 0.01²), arXiv:2102.06171, appendix.
@@ -136,7 +137,10 @@ def NFNet(
                 # Probabilities need float32 under mixed precision.
                 dtype=keras.config.dtype_policy().variable_dtype,
                 name="predictions",
-            )(x)
+            )
+            shape = (x.shape[-1], classes)
+            with creating("kernel", shape, (0,), ours=False):
+                x = head(x)
         elif pooling == "avg":
             x = GlobalAveragePooling(name="avg_pool")(x)
         elif pooling == "max":

@@ -79,7 +79,26 @@ def test_int8_has_weights_of_8_bits(tmp_path):
     report = to_openvino(model, tmp_path / "a.xml", "int8", pixels(8))
     assert report.cosine > 0.99
     weights = (tmp_path / "a.bin").stat().st_size
-    assert weights < 1.1 * model.count_params() + 60_000
+    folded = keras_nfnet.fold(model)
+    kept = sum(
+        folded.get_layer(name).count_params() for name in report.float_layers
+    )
+    assert weights < 1.1 * (model.count_params() + 3 * kept) + 60_000
+    # What cost too much is in float, and named.
+    assert report.float_layers and ", ".join(report.float_layers) in str(report)
+    run = openvino_file.runner(tmp_path / "a.xml")
+    x, expected = pixels(8), outputs(model, pixels(8))
+    got = run(x)
+    cosine = np.vdot(got, expected)
+    cosine /= np.linalg.norm(got) * np.linalg.norm(expected)
+    assert cosine >= 0.999
+    nodes = {
+        node.get_friendly_name(): node
+        for node in openvino.Core().read_model(tmp_path / "a.xml").get_ops()
+    }
+    for name in report.float_layers:
+        source = nodes[name].input_value(0).get_node()
+        assert source.get_type_name() != "FakeQuantize"
 
 
 @pytest.mark.parametrize("activation", [*keras_nfnet.layers.ACTIVATIONS])

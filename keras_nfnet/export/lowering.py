@@ -3,7 +3,8 @@
 A target has the operations of a runtime as methods, on values of its own
 kind: `convolution`, `along_channels`, `activation`, `dense`, `mean`, `maximum`,
 `average_pool`, `max_pool`, `add`, `multiply`, `scale` and, for layers of
-other packages, `other`.
+other packages, `other`. Its `layer` is set to the name of the layer that is
+being written.
 """
 
 import keras
@@ -91,6 +92,7 @@ def _lower(target, layer, *args, **kwargs):
             ),
         )
     x = first_argument(args, kwargs)
+    target.layer = layer.name
     if kind in _LOWERINGS:
         return _LOWERINGS[kind](target, layer, x)
     if kind is keras.layers.Rescaling and not layer.offset:

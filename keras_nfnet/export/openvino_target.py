@@ -1,5 +1,7 @@
 """A folded network in OpenVINO's operations, channels first inside."""
 
+import collections
+
 import numpy as np
 import openvino
 from openvino import opset13 as operations
@@ -54,6 +56,14 @@ class OpenVINOTarget:
         self.input = operations.parameter([-1, *sides], np.float32, "images")
         self.input.output(0).get_tensor().set_names({"images"})
         self.input.set_layout(openvino.Layout("NHWC"))
+        self.layer = None
+        self._names = collections.Counter()
+
+    def _name(self, node):
+        """Gives a node the name of its layer; NNCF wants each name once."""
+        self._names[self.layer] += 1
+        count = self._names[self.layer]
+        node.set_friendly_name(self.layer + f"_{count}" * (count > 1))
 
     def images(self, contract):
         """The input: pixels, normalized as the model's `Contract` says."""
@@ -94,6 +104,7 @@ class OpenVINOTarget:
             list(dilation_rate),
             auto_pad,
         )
+        self._name(x)
         return operations.add(x, _constant(bias[None, :, None, None]))
 
     def along_channels(self, x, kernel):
@@ -120,6 +131,7 @@ class OpenVINOTarget:
         if _rank(x) != 2:
             raise UnknownOperation("a dense layer on feature maps")
         x = operations.matmul(x, _constant(kernel.T), False, True)
+        self._name(x)
         return x if bias is None else operations.add(x, _constant(bias))
 
     def mean(self, x, keepdims):

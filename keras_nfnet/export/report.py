@@ -20,6 +20,8 @@ class ExportReport:
         precision: Of the weights: `"float32"`, `"float16"`,
             `"dynamic_int8"` or `"int8"`.
         cosine: Cosine of the outputs and the model's, all pictures together.
+        float_layers: Names of the layers that an int8 export for OpenVINO
+            left in float, since they cost too much agreement.
 
     Example:
 
@@ -39,6 +41,7 @@ class ExportReport:
     input_size: tuple
     precision: str = "float32"
     cosine: float = 1.0
+    float_layers: tuple = ()
 
     def __str__(self):
         return (
@@ -48,4 +51,6 @@ class ExportReport:
             f"{self.largest_difference:.1e}, cosine {self.cosine:.6f}, top-1 "
             f"agreement {self.top1_agreement:.0%}, "
             f"{self.seconds_per_picture:.4f} s per picture"
+            + "; in float: " * bool(self.float_layers)
+            + ", ".join(self.float_layers)
         )

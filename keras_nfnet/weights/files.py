@@ -169,6 +169,12 @@ def _open(path, head, stack):
             "if you trust it and use its save_weights. A NumPy .npz archive "
             f"is not DeepMind's. What can be loaded is {_KINDS}"
         )
+    if head.lstrip().startswith(b"{"):
+        raise ValueError(
+            "it is JSON, such as the index of sharded weights "
+            "(.weights.json), which `model.load_weights` reads. What can be "
+            f"loaded here is {_KINDS}"
+        )
     if head[8:9] == b"{":
         return _open_safetensors(path, stack)
     if _starts_a_pickle(head):

@@ -190,6 +190,13 @@ class ScaledActivation(keras.layers.Layer):
             return outputs
         return outputs * self.gain_and_scale(inputs.dtype)
 
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        # In Keras's mode "activations" only `self.activation` is recomputed,
+        # which is a name here.
+        if self._remat_mode and self._remat_mode.mode == "activations":
+            return keras.remat(layer_call)
+        return super().rematerialized_call(layer_call, *args, **kwargs)
+
     def gain_and_scale(self, dtype):
         """The gain times `scale`, as a scalar of a dtype."""
         return ops.cast(self.gain * self.scale, dtype)

@@ -13,6 +13,7 @@ from keras_nfnet.layers.grouped_convolution import (
 )
 from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.layers.sharding import creating
+from keras_nfnet.layers.rematerialization import NotRecomputed
 from keras_nfnet.utils.arguments import (
     array,
     axes,
@@ -96,7 +97,7 @@ def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor", axis=None):
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
-class ScaledWSConv2D(keras.layers.Layer):
+class ScaledWSConv2D(NotRecomputed, keras.layers.Layer):
     """2D convolution with a scaled, weight-standardized kernel.
 
     The variables stay in the variable dtype and are standardized in it

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_nfnet.layers.rematerialization import NotRecomputed
 from keras_nfnet.utils import arguments
 from keras_nfnet.utils.arguments import (
     boolean,
@@ -29,7 +30,7 @@ def global_average(inputs):
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
-class StochasticDepth(keras.layers.Layer):
+class StochasticDepth(NotRecomputed, keras.layers.Layer):
     """Drops a residual branch for whole samples while training.
 
     NOTE: what survives is not rescaled by `1 / (1 - rate)`, as in the
@@ -72,6 +73,18 @@ class StochasticDepth(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training or self.rate == 0:
             return inputs
+        return inputs * self.survivors(inputs)
+
+    def survivors(self, inputs):
+        """Draws what the samples of a batch are multiplied by.
+
+        Args:
+            inputs: `(batch, ...)`.
+
+        Returns:
+            `(batch, 1, ...)` in the inputs' dtype: 0 for each sample that is
+            dropped.
+        """
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         draw = keras.random.uniform(
             shape, dtype="float32", seed=self.seed_generator
@@ -79,7 +92,7 @@ class StochasticDepth(keras.layers.Layer):
         survives = ops.cast(draw >= self.rate, inputs.dtype)
         if self.rescale:
             survives = survives / ops.cast(1 - self.rate, inputs.dtype)
-        return inputs * survives
+        return survives
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_nfnet.layers.rematerialization import NotRecomputed
 from keras_nfnet.models.body import channels_of, pyramid
 from keras_nfnet.models.skipped_steps import (
     LeavesOutSkippedSteps,
@@ -34,7 +35,9 @@ _STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
-class NFNetModel(LeavesOutSkippedSteps, TrainingStep, keras.Model):
+class NFNetModel(
+    NotRecomputed, LeavesOutSkippedSteps, TrainingStep, keras.Model
+):
     """A functional Keras model that trains as the papers train.
 
     Build one with `keras_nfnet.NFNet` or a variant such as

@@ -2,12 +2,13 @@
 
 import keras
 
+from keras_nfnet.layers.rematerialization import NotRecomputed
 from keras_nfnet.models.body import channels_of
 from keras_nfnet.utils.arguments import refuse
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
-class FeatureMaps(keras.Model):
+class FeatureMaps(NotRecomputed, keras.Model):
     """A functional model whose outputs are feature maps by level.
 
     Build one with `keras_nfnet.features`.

@@ -1,5 +1,7 @@
 """The residual block of the normalizer-free networks."""
 
+import contextlib
+
 import keras
 
 from keras_nfnet.architecture import CHECKS
@@ -14,6 +16,7 @@ from keras_nfnet.layers import (
 )
 from keras_nfnet.layers.activation import serialize_activation
 from keras_nfnet.layers.convolution import convolution_options
+from keras_nfnet.layers.rematerialization import recomputed
 from keras_nfnet.utils.arguments import (
     choice,
     count,
@@ -155,7 +158,8 @@ class NFBlock(keras.layers.Layer):
             setattr(self, argument, check(argument, given[argument]))
         self.activation = serialize_activation(activation)
         self.input_spec = keras.layers.InputSpec(ndim=4)
-        self._compose()
+        with self._parts_scope():
+            self._compose()
 
     @classmethod
     def of(cls, spec, architecture):
@@ -298,8 +302,6 @@ class NFBlock(keras.layers.Layer):
         )
 
     def build(self, input_shape):
-        self.compose_shortcut(input_shape[-1])
-
         def build_layer(layer, shape, *others):
             if not layer.built:
                 layer.build(shape)
@@ -307,7 +309,9 @@ class NFBlock(keras.layers.Layer):
                 return shape[0]
             return layer.compute_output_shape(shape)
 
-        self.walk(build_layer, tuple(input_shape))
+        with self._parts_scope():
+            self.compose_shortcut(input_shape[-1])
+            self.walk(build_layer, tuple(input_shape))
         self.built = True
 
     def walk(self, apply, x):
@@ -349,6 +353,33 @@ class NFBlock(keras.layers.Layer):
     def call(self, inputs, training=False):
         # The parts take `training` from the call that they are in.
         return self.walk(call_layer, inputs)
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """Recomputes the block as a whole, under `keras.RematScope`."""
+        of_keras = super().rematerialized_call(layer_call, *args, **kwargs)
+        if of_keras == layer_call or self._remat_mode.mode == "activations":
+            return layer_call
+        return self._recomputed_call
+
+    def _recomputed_call(self, inputs, training=False):
+        # Drawn once: the second pass must drop the same samples.
+        survivors = None
+        if training and self.stochastic_depth.rate:
+            survivors = self.stochastic_depth.survivors(inputs)
+
+        def apply(layer, *args):
+            if layer is not self.stochastic_depth:
+                return layer(*args)
+            return args[0] if survivors is None else args[0] * survivors
+
+        return recomputed(self, lambda x: self.walk(apply, x), inputs)
+
+    def _parts_scope(self):
+        """Where the parts are made: a block is recomputed as a whole."""
+        mode = self._remat_mode and self._remat_mode.mode
+        if mode in ("full", "larger_than"):
+            return keras.RematScope(mode=None)
+        return contextlib.nullcontext()
 
     def compute_output_shape(self, input_shape):
         return self.conv1.compute_output_shape(input_shape)[:-1] + (

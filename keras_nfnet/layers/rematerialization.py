@@ -41,25 +41,31 @@ def recomputed(layer, function, inputs):
         with keras.StatelessScope(state):
             return function(inputs)
 
-    values = [keras.ops.convert_to_tensor(variable) for variable in variables]
+    # Tensors, not TensorFlow's variables: run eagerly, those would get their
+    # gradient twice.
+    values = [
+        keras.ops.reshape(variable, variable.shape) for variable in variables
+    ]
     return keras.remat(compute)(inputs, *values)
 
 
-def has_lost_gradients(layer):
-    """Whether Keras recomputes a layer's variables as constants.
+def keep_results_of_others(layers):
+    """Takes `keras.RematScope` from the layers that Keras would recompute.
 
-    It does on the TensorFlow backend inside of a `keras.StatelessScope`.
+    Blocks and activations hold nearly all that a network keeps. What is left
+    would fail: a `Dropout` for its argument `training`; and on TensorFlow,
+    under SAM, a `Dense` would get no gradient. What Keras does in the mode
+    `"activations"` is right everywhere.
+
+    Args:
+        layers: Of a network, those within others too.
     """
-    mode = getattr(layer, "_remat_mode", None)
-    own = type(layer).rematerialized_call
-    return (
-        mode is not None
-        and own is keras.layers.Layer.rematerialized_call
-        and bool(layer.trainable_variables)
-        and (
-            mode.mode in ("full", "larger_than")
-            or (
-                mode.mode == "list_of_layers" and layer.name in mode.layer_names
-            )
-        )
-    )
+    for layer in layers:
+        mode = getattr(layer, "_remat_mode", None)
+        own = type(layer).rematerialized_call
+        if (
+            mode is not None
+            and mode.mode != "activations"
+            and own is keras.layers.Layer.rematerialized_call
+        ):
+            layer._remat_mode = None

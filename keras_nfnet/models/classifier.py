@@ -2,7 +2,10 @@
 
 import keras
 
-from keras_nfnet.layers.rematerialization import NotRecomputed
+from keras_nfnet.layers.rematerialization import (
+    NotRecomputed,
+    keep_results_of_others,
+)
 from keras_nfnet.models.body import channels_of, pyramid
 from keras_nfnet.models.skipped_steps import (
     LeavesOutSkippedSteps,
@@ -56,6 +59,10 @@ class NFNetModel(
 
     Reference: arXiv:2102.06171; SAM: Foret et al., arXiv:2010.01412.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        keep_results_of_others(self._flatten_layers(include_self=False))
 
     @property
     def pyramid_outputs(self):

@@ -119,7 +119,8 @@ def NFNet(
     if text("name", name, optional=True) is None:
         name = default_name(variant) if variant else "nfnet"
 
-    def top(x):
+    def construct():
+        x = body(call_layer, image, config, output_stride)
         if include_top:
             x = GlobalAveragePooling(name="avg_pool")(x)
             if config.drop_rate > 0:
@@ -144,13 +145,6 @@ def NFNet(
             x = GlobalAveragePooling(name="avg_pool")(x)
         elif pooling == "max":
             x = keras.layers.GlobalMaxPooling2D(name="max_pool")(x)
-        return x
-
-    def construct():
-        x = body(call_layer, image, config, output_stride)
-        # Keras's own layers keep their results, which are small.
-        with keras.RematScope(mode=None):
-            x = top(x)
         return NFNetModel(inputs, x, name=name)
 
     model = built_while_drawing(construct)

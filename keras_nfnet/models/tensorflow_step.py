@@ -3,7 +3,6 @@
 import keras
 import tensorflow as tf
 
-from keras_nfnet.layers.rematerialization import has_lost_gradients
 from keras_nfnet.models.stateful_step import StatefulStep
 from keras_nfnet.optimizers.composed import parts_of
 
@@ -85,7 +84,6 @@ class TrainingStep(StatefulStep):
             delattr(self, name)
 
     def refuse_what_the_engine_cannot(self):
-        self._refuse_lost_gradients()
         strategy = tf.distribute.get_strategy()
         if not tf.distribute.has_strategy():
             strategy = self.distribute_strategy
@@ -122,15 +120,3 @@ class TrainingStep(StatefulStep):
                 f"{engine} cannot compile with XLA. Use `jit_compile=False`. "
                 f"Received: jit_compile={self.jit_compile!r}"
             )
-
-    def _refuse_lost_gradients(self):
-        if not self._sam_rho:
-            return
-        for layer in self._flatten_layers():
-            if has_lost_gradients(layer):
-                raise ValueError(
-                    "SAM cannot train a layer that Keras recomputes on the "
-                    "TensorFlow backend. Leave out `sam_rho`, or make the "
-                    "layer outside of `keras.RematScope`. Received: "
-                    f"sam_rho={self._sam_rho!r} and the layer {layer.name!r}"
-                )

@@ -12,8 +12,8 @@ from keras_nfnet.layers.grouped_convolution import (
     symmetric_padding,
 )
 from keras_nfnet.layers.initializers import ScaledNormal
-from keras_nfnet.layers.sharding import creating
 from keras_nfnet.layers.rematerialization import NotRecomputed
+from keras_nfnet.layers.sharding import creating
 from keras_nfnet.utils.arguments import (
     array,
     axes,

@@ -83,7 +83,7 @@ def NFNet(
     width=1.0,
     output_stride=32,
 ):
-    config, variant = _configuration(config)
+    config, variant = configuration(config)
     overrides = {
         "drop_rate": drop_rate,
         "stochastic_depth_rate": stochastic_depth_rate,
@@ -181,7 +181,7 @@ class ChangedVariant(NamedTuple):
     variant: str
 
 
-def _configuration(config):
+def configuration(config):
     """Returns the configuration and its variant's name, or `None`."""
     if isinstance(config, ChangedVariant):
         return config

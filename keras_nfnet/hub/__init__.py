@@ -7,7 +7,7 @@ of the networks.
 """
 
 try:
-    import keras_hub
+    import keras_hub  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name != "keras_hub":
         raise

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from keras_nfnet.architecture import Architecture, NFNetConfig
 from keras_nfnet.diagnostics.cost import count_macs
 from keras_nfnet.version import __version__
@@ -131,7 +133,7 @@ def _images(model):
 
 
 def _short(values):
-    return [round(float(value), 6) for value in values]
+    return [round(float(value), 6) for value in np.atleast_1d(values)]
 
 
 def _values(compared, license, is_task):

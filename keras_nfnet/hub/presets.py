@@ -14,7 +14,7 @@ from keras_nfnet.utils.files import place, staged
 from keras_nfnet.variants import VARIANTS
 from keras_nfnet.weights.hub import published_weights, repository
 from keras_nfnet.weights.known import digest_of
-from keras_nfnet.weights.layout import is_head
+from keras_nfnet.weights.layout import HEAD, is_head
 from keras_nfnet.weights.load import load
 from keras_nfnet.weights.structure import parameters
 
@@ -143,9 +143,7 @@ def _compared(model, source):
 
 def _has_head(found, fresh, backbone, source):
     """Whether the classifier's values are the file's too."""
-    bias = next(
-        v for k, v in found.items() if is_head(k) and k.endswith("bias")
-    )
+    bias = found[f"{HEAD}/bias"]
     whole = NFNet(
         backbone.config,
         weights=None,

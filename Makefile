@@ -8,6 +8,8 @@
 #                      another wheel than the one for CPUs, SHORT=1 the short
 #                      set that .ci/run runs, FULL=1 the slow tests too
 # make test-openvino   exports to OpenVINO and its backend, in .venv-openvino
+# make test-hub        keras-hub's detectors and keras_nfnet.hub, in .venv-hub;
+#                      FULL=1: F2 to F6 too
 # make docs          the site, in site/; warnings are errors
 # make docs-check    every page of it in headless Chromium
 # make everywhere      networks on all backends and runtimes against the
@@ -54,8 +56,8 @@ OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 PARALLEL := -n auto --dist worksteal
 
 .PHONY: demo test test-long test-versions test-oldest test-newest test-nightly \
-	test-torch test-openvino docs docs-check everywhere faults constraints audit \
-	release-check lint format clean
+	test-torch test-openvino test-hub docs docs-check everywhere faults \
+	constraints audit release-check lint format clean
 
 demo: .venv/.train
 	$(BIN)/keras-nfnet demo
@@ -113,6 +115,15 @@ everywhere: .venv-everywhere/.created
 		--editable ".[dev,openvino]"
 	.venv-everywhere/bin/python benchmarks/everywhere.py
 
+# The dry run tells whether keras-hub's pins and ours fit.
+test-hub: .venv-hub/.created
+	.venv-hub/bin/python -m pip install --quiet --dry-run \
+		--constraint constraints.txt --editable ".[hub]"
+	.venv-hub/bin/python -m pip install --quiet --editable ".[dev,hub]"
+	.venv-hub/bin/python -m pytest $(PARALLEL) $(if $(FULL),,-m "not slow") \
+		tests/test_hub.py
+	.venv-hub/bin/python -m pytest -k hub tests/test_docstrings.py
+
 faults: .venv/.dev
 	PYTHONPATH=tests $(BIN)/python -m faults $(KINDS)
 
@@ -163,5 +174,5 @@ format: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv .venvs .venv-torch .venv-openvino .venv-docs demo build dist \
-		site *.egg-info
+	rm -rf .venv .venvs .venv-torch .venv-openvino .venv-hub .venv-docs demo \
+		build dist site *.egg-info

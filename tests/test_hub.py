@@ -55,7 +55,7 @@ def normalized(batch=2):
 
 
 def close(got, expected, bound=1e-5):
-    """Whether arrays, or those of dictionaries, agree relative to the largest."""
+    """Asserts that arrays agree, relative to the largest of each."""
     if isinstance(expected, dict):
         assert sorted(got) == sorted(expected)
         for name, value in expected.items():
@@ -153,8 +153,8 @@ def test_a_detector_or_segmenter_is_exported(build, tmp_path):
     task.export(tmp_path / "keras", verbose=False)
     import tensorflow as tf
 
-    served = tf.saved_model.load(tmp_path / "keras").serve([normalized()])
-    close(served, expected)
+    loaded = tf.saved_model.load(tmp_path / "keras")
+    close(loaded.serve(normalized()), expected)
 
 
 @pytest.mark.parametrize("output_stride", [32, 16, 8])
@@ -444,7 +444,7 @@ def test_timms_folder_that_says_something_else_is_refused(tmp_path):
     for settings in ({"interpolation": "bilinear"}, {"crop_mode": "squash"}):
         (folder / "config.json").write_text(whole)
         edit(folder, pretrained_cfg={"input_size": [3, 8, 8], **settings})
-        with pytest.raises(ValueError, match=f"`{[*settings][0]}`"):
+        with pytest.raises(ValueError, match=f"`{next(iter(settings))}`"):
             from_preset(str(folder))
     (folder / "config.json").write_text(whole)
     edit(folder, num_classes=9)

@@ -18,6 +18,7 @@ OPTIONAL = (
     "safetensors",
     "PIL",
     "keras_cv",
+    "keras_hub",
     "tf2onnx",
     "dill",
     "haiku",
@@ -44,6 +45,27 @@ def test_import_loads_nothing_optional():
     assert not [name for name in loaded if name.split(".")[0] in OPTIONAL], (
         loaded
     )
+
+
+def test_nothing_else_imports_the_module_for_keras_hub():
+    folder = Path(keras_nfnet.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            found = ()
+            if isinstance(node, ast.ImportFrom):
+                found = [f"{node.module}.{name.name}" for name in node.names]
+            elif isinstance(node, ast.Import):
+                found = [name.name for name in node.names]
+            names = [n for n in found if n.startswith("keras_nfnet.hub")]
+            assert not names or path.parent.name == "hub", (path, names)
+
+
+def test_keras_hub_that_is_not_there_is_said_with_what_to_install(monkeypatch):
+    # `None` is what Python takes for a module that cannot be found.
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    monkeypatch.delitem(sys.modules, "keras_nfnet.hub", raising=False)
+    with pytest.raises(ImportError, match=r"keras-nfnet\[hub\]"):
+        import keras_nfnet.hub  # noqa: F401
 
 
 def private_names_of_keras(source):

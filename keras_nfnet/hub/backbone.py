@@ -34,6 +34,11 @@ class NFNetBackbone(keras_hub.models.FeaturePyramidBackbone):
         dtype: Dtype policy of the layers; `None` for Keras's default.
         **kwargs: As for `keras_hub.models.Backbone`, such as `name`.
 
+    Input shape: `(batch, height, width, channels)`, images normalized by
+        `keras_nfnet.preprocess_input` or an `NFNetImageConverter`.
+
+    Output shape: `(batch, height, width, channels)`, feature maps.
+
     Raises:
         ValueError: If an argument is not as above.
 

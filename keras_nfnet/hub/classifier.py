@@ -6,6 +6,7 @@ import keras_hub
 from keras_nfnet.hub import presets
 from keras_nfnet.hub.backbone import NFNetBackbone
 from keras_nfnet.hub.images import NFNetImageClassifierPreprocessor
+from keras_nfnet.utils.arguments import refuse
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -34,6 +35,15 @@ class NFNetImageClassifier(keras_hub.models.ImageClassifier):
             mixed precision.
         **kwargs: As for `keras_hub.models.ImageClassifier`.
 
+    Input shape: `(batch, height, width, channels)`, images normalized by
+        `keras_nfnet.preprocess_input`; in `fit`, `predict` and `evaluate`
+        what the preprocessor takes.
+
+    Output shape: `(batch, num_classes)`.
+
+    Raises:
+        ValueError: If `backbone` is another, or `pooling`.
+
     Example:
 
     >>> import keras_nfnet.hub
@@ -61,6 +71,8 @@ class NFNetImageClassifier(keras_hub.models.ImageClassifier):
         head_dtype=None,
         **kwargs,
     ):
+        if not isinstance(backbone, NFNetBackbone):
+            refuse("backbone", backbone, "an `NFNetBackbone`")
         super().__init__(
             backbone,
             num_classes,

@@ -178,6 +178,13 @@ class NFNetImageClassifierPreprocessor(
         image_converter: An `NFNetImageConverter`, or `None`.
         **kwargs: As for `keras_hub.models.ImageClassifierPreprocessor`.
 
+    Input shape: That of `image_converter`.
+
+    Output shape: That of `image_converter`.
+
+    Raises:
+        ValueError: If the images are not what the converter takes.
+
     Example:
 
     >>> import keras_nfnet.hub
@@ -187,6 +194,8 @@ class NFNetImageClassifierPreprocessor(
     >>> x, y = preprocessor(np.zeros((2, 50, 40, 3), "uint8"), np.array([1, 0]))
     >>> tuple(x.shape)
     (2, 32, 32, 3)
+
+    Reference: `keras_hub.models.ImageClassifierPreprocessor`.
     """
 
     backbone_cls = NFNetBackbone

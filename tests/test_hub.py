@@ -137,8 +137,7 @@ def test_a_detector_or_segmenter_is_exported(build, tmp_path):
     expected = outputs_of(task, normalized())
     # What the networks take is told where they are inside another's.
     options = {"input_range": "imagenet", "size": 64}
-    report = export.to_onnx(model, tmp_path / "a.onnx", **options)
-    assert report.largest_difference < 1e-4
+    export.to_onnx(model, tmp_path / "a.onnx", **options)
     close(onnx_file.runner(tmp_path / "a.onnx")(pixels()), expected)
     if keras.backend.backend() != "tensorflow":
         return
@@ -149,7 +148,10 @@ def test_a_detector_or_segmenter_is_exported(build, tmp_path):
     if not isinstance(expected, dict):
         (got,) = got.values() if isinstance(got, dict) else (got,)
     close(got, expected)
-    # Keras's own export, without folding.
+    if build is segformer:
+        # Its layer `Resizing` makes Keras's own export one of the training
+        # mode: batch normalization takes the batch's statistics.
+        return
     task.export(tmp_path / "keras", verbose=False)
     import tensorflow as tf
 

@@ -20,6 +20,9 @@ import urllib.parse
 # What is typed, and a page that must be among the results.
 SEARCHES = {
     "SGDAGC": "api/optimizers.html#keras_nfnet.SGDAGC",
+    "spectrogram": "guides/spectrograms.html",
+    "create_model": "migration/timm.html",
+    "loss is NaN": "faq.html#nan-or-stuck",
 }
 _FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run "

@@ -36,11 +36,11 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     from keras_nfnet.data.pipeline import load_split
     from keras_nfnet.diagnostics import signal_propagation
     from keras_nfnet.export import to_saved_model
-    from keras_nfnet.training.recipes.digits import RECIPE
+    from keras_nfnet.training import recipes
     from keras_nfnet.training.run import train
 
     start = time.perf_counter()
-    recipe = recipe or RECIPE
+    recipe = recipe or recipes.recipe("digits")
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ValueError(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_nfnet import NFNetConfig, Recipe, train
-from keras_nfnet.training.recipes.digits import RECIPE
+from keras_nfnet.training.recipes import recipe
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_demo_leaves_a_table_a_plot_a_model_and_a_saved_model(tmp_path):
 
     accuracy = demo(
         tmp_path / "demo",
-        RECIPE.replace(
+        recipe("digits").replace(
             model=NFNetConfig((16, 32), (1, 1), group_width=8), epochs=3
         ),
         verbose=0,
@@ -52,7 +52,7 @@ def test_demo_leaves_a_table_a_plot_a_model_and_a_saved_model(tmp_path):
 
 
 def test_same_recipe_gives_the_same_weights(data_dir):
-    recipe = RECIPE.replace(
+    short = recipe("digits").replace(
         model=NFNetConfig(
             (16, 32), (1, 1), group_width=8, stochastic_depth_rate=0.2
         ),
@@ -61,7 +61,7 @@ def test_same_recipe_gives_the_same_weights(data_dir):
         size=16,
     )
     first, second = (
-        train(recipe, data_dir=data_dir, verbose=0) for _ in range(2)
+        train(short, data_dir=data_dir, verbose=0) for _ in range(2)
     )
     assert first.history["loss"] == pytest.approx(
         second.history["loss"], rel=1e-4
@@ -74,13 +74,13 @@ def test_same_recipe_gives_the_same_weights(data_dir):
 
 def test_recipe_refuses_what_does_not_fit(data_dir):
     with pytest.raises(ValueError, match="classes"):
-        train(RECIPE.replace(classes=11), data_dir=data_dir)
+        train(recipe("digits").replace(classes=11), data_dir=data_dir)
     with pytest.raises(ValueError, match="batch_size"):
-        train(RECIPE.replace(batch_size=2000), data_dir=data_dir)
+        train(recipe("digits").replace(batch_size=2000), data_dir=data_dir)
     with pytest.raises(ValueError, match="model"):
-        RECIPE.replace(model="F9")
+        recipe("digits").replace(model="F9")
     with pytest.raises(ValueError, match="warmup_epochs"):
-        RECIPE.replace(warmup_epochs=99)
+        recipe("digits").replace(warmup_epochs=99)
     with pytest.raises(ValueError, match="recipe"):
         train("digits")
-    assert isinstance(RECIPE, Recipe)
+    assert isinstance(recipe("digits"), Recipe)

@@ -59,28 +59,29 @@ RESULTS = Path(__file__).parent / "results"
 
 def settings(quick=False, epochs=None):
     """What all runs of a sweep share, as JSON values."""
-    from keras_nfnet.training.recipes.digits import RECIPE
+    from keras_nfnet.training import recipes
 
-    model = RECIPE.model
+    digits = recipes.recipe("digits")
+    model = digits.model
     widths, depths, group_width = (16, 32), (1, 1), 8
     if not quick:
         widths, depths = model.widths[:2], model.depths[:2]
         group_width = model.group_width
-    epochs = epochs or (3 if quick else RECIPE.epochs)
+    epochs = epochs or (3 if quick else digits.epochs)
     return {
-        "data": RECIPE.data,
-        "size": RECIPE.size // 4,
+        "data": digits.data,
+        "size": digits.size // 4,
         "widths": list(widths),
         "depths": list(depths),
         "group_width": group_width,
         "epochs": epochs,
         # The recipe's share of the run, so that other epochs warm up too.
-        "warmup_epochs": RECIPE.warmup_epochs * epochs / RECIPE.epochs,
-        "momentum": RECIPE.momentum,
-        "weight_decay": RECIPE.weight_decay,
-        "clipping": RECIPE.clipping,
-        "eps": RECIPE.eps,
-        "label_smoothing": RECIPE.label_smoothing,
+        "warmup_epochs": digits.warmup_epochs * epochs / digits.epochs,
+        "momentum": digits.momentum,
+        "weight_decay": digits.weight_decay,
+        "clipping": digits.clipping,
+        "eps": digits.eps,
+        "label_smoothing": digits.label_smoothing,
     }
 
 

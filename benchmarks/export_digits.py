@@ -22,8 +22,9 @@ from keras_nfnet import export
 from keras_nfnet.data import decode_picture, evaluation_picture
 from keras_nfnet.data.pipeline import load_split
 from keras_nfnet.export import comparison, onnx_file, saved_model, tflite
-from keras_nfnet.training.recipes.digits import RECIPE
+from keras_nfnet.training import recipes
 
+DIGITS = recipes.recipe("digits")
 RESULTS = pathlib.Path(__file__).parent / "results"
 JOBS = [
     (export.to_saved_model, saved_model.runner, "SavedModel", "float32"),
@@ -43,18 +44,18 @@ def trained(work):
     if not file.exists():
         from keras_nfnet import train
 
-        train(RECIPE, data_dir=str(work / "data")).model.save(file)
+        train(DIGITS, data_dir=str(work / "data")).model.save(file)
     return keras.models.load_model(file, compile=False)
 
 
 def views(work, split, most=None):
     """Pixels and labels of a split, as the model's evaluation sees them."""
-    examples, _ = load_split(RECIPE.data, split, str(work / "data"))
+    examples, _ = load_split(DIGITS.data, split, str(work / "data"))
     pixels, labels = [], []
     for encoded, label in examples.take(most or -1):
         picture = decode_picture(encoded.numpy())
         pixels.append(
-            evaluation_picture(picture, RECIPE.size, RECIPE.evaluation_margin)
+            evaluation_picture(picture, DIGITS.size, DIGITS.evaluation_margin)
         )
         labels.append(int(label))
     return np.clip(np.stack(pixels), 0, 255), np.array(labels)
@@ -69,8 +70,8 @@ def main():
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     model = trained(options.work)
-    pixels, labels = views(options.work, RECIPE.test_split)
-    calibration, _ = views(options.work, RECIPE.train_split, 100)
+    pixels, labels = views(options.work, DIGITS.test_split)
+    calibration, _ = views(options.work, DIGITS.train_split, 100)
     wanted = comparison.expected(model, pixels)
     result = {
         "digits": len(labels),
@@ -79,7 +80,7 @@ def main():
     }
     for write, runner, form, precision in JOBS:
         path = str(options.work / f"{form}_{precision}")
-        arguments = {"size": RECIPE.size, "overwrite": True}
+        arguments = {"size": DIGITS.size, "overwrite": True}
         if form != "SavedModel":
             arguments["precision"] = precision
         if precision == "int8":

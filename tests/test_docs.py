@@ -58,10 +58,8 @@ def digits(tmp_path_factory):
 def place(tmp_path, digits, monkeypatch, request):
     """A folder with what the pages speak of, and networks that are small."""
     (tmp_path / "data").symlink_to(digits)
-    for name in recipes.names():  # They read the rows that change below.
-        recipes.recipe(name)
-    module = importlib.import_module("keras_nfnet.training.recipes.digits")
-    monkeypatch.setattr(module, "RECIPE", smoke(module.RECIPE))
+    short = smoke(recipes.recipe("digits"))
+    monkeypatch.setattr(recipes, "_digits", lambda: short)
     # Of one block, as those of `smoke`; where feature maps matter, of four.
     page = request.node.callspec.params["page"]
     stages = 4 if "features(" in (DOCS / page).read_text("utf-8") else 1

@@ -73,6 +73,33 @@ _ABLATIONS = {
         {},
     ),
 }
+_DIGITS = """\
+The handwritten digits: a small NFNet trained with AGC, in a minute.
+
+Data: scikit-learn's 1797 digits as the TFDS data set `nf_digits`, of
+which 1437 are trained on and 360 held out. Expected: at least 99% on the
+held-out digits, on 2 CPU cores.
+
+    keras-nfnet train digits
+    keras-nfnet demo          # with export and prediction
+"""
+_FINE_TUNE = """\
+Fine-tuning: a pre-trained F1 on pictures of your own.
+
+The published values of F1, a new classifier, a higher resolution than
+they were trained at (its test size), a rate ten times lower and no
+mixing. By default on the 102 flowers of TFDS; for a folder of class
+folders, set `data` and `classes`. The paper fine-tunes after its
+pre-training on 300 million images only, to 89.2% on ImageNet with F4+.
+One GPU of 16 GB. Not run by this package's authors on the published
+values.
+
+    tfds build oxford_flowers102
+    keras-nfnet train fine_tune
+    keras-nfnet train fine_tune --set data=pictures/ --set classes=5
+
+Reference: arXiv:2102.06171, section 6.2.
+"""
 
 
 def names():
@@ -139,8 +166,7 @@ def description(name):
         return _described_paper(name, *_PAPERS[name])
     if name in _ABLATIONS:
         return _described_ablation(name, *_ABLATIONS[name][:3])
-    text = (_digits if name == "digits" else _fine_tune).__doc__
-    return "\n".join(line.removeprefix("    ") for line in text.split("\n"))
+    return _DIGITS if name == "digits" else _FINE_TUNE
 
 
 def summary(name):
@@ -195,15 +221,6 @@ def _ablation(name):
 
 
 def _digits():
-    """The handwritten digits: a small NFNet trained with AGC, in a minute.
-
-    Data: scikit-learn's 1797 digits as the TFDS data set `nf_digits`, of
-    which 1437 are trained on and 360 held out. Expected: at least 99% on the
-    held-out digits, on 2 CPU cores.
-
-        keras-nfnet train digits
-        keras-nfnet demo          # with export and prediction
-    """
     return Recipe(
         name="digits",
         model=NFNetConfig(
@@ -228,22 +245,6 @@ def _digits():
 
 
 def _fine_tune():
-    """Fine-tuning: a pre-trained F1 on pictures of your own.
-
-    The published values of F1, a new classifier, a higher resolution than
-    they were trained at (its test size), a rate ten times lower and no
-    mixing. By default on the 102 flowers of TFDS; for a folder of class
-    folders, set `data` and `classes`. The paper fine-tunes after its
-    pre-training on 300 million images only, to 89.2% on ImageNet with F4+.
-    One GPU of 16 GB. Not run by this package's authors on the published
-    values.
-
-        tfds build oxford_flowers102
-        keras-nfnet train fine_tune
-        keras-nfnet train fine_tune --set data=pictures/ --set classes=5
-
-    Reference: arXiv:2102.06171, section 6.2.
-    """
     return Recipe(
         name="fine_tune",
         model="F1",

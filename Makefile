@@ -122,7 +122,7 @@ test-hub: .venv-hub/.created
 	.venv-hub/bin/python -m pip install --quiet --editable ".[dev,hub]"
 	.venv-hub/bin/python -m pytest $(PARALLEL) $(if $(FULL),,-m "not slow") \
 		tests/test_hub.py
-	.venv-hub/bin/python -m pytest -k hub tests/test_docstrings.py
+	.venv-hub/bin/python -m pytest -k hub tests/test_docstrings.py tests/test_docs.py
 
 faults: .venv/.dev
 	PYTHONPATH=tests $(BIN)/python -m faults $(KINDS)

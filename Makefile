@@ -105,7 +105,7 @@ test-openvino: .venv-openvino/.created
 
 docs: .venv-docs/.created
 	.venv-docs/bin/python -m pip install --quiet --editable ".[docs]"
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
 
 docs-check: docs
 	.venv-docs/bin/python tools/site_check.py site

@@ -3,19 +3,24 @@
     python benchmarks/remat.py
     python benchmarks/remat.py --variant F0 --size 192 --rounds 10
 
-The network with and the one without it train in a process each, whose
-largest resident memory is read; their steps alternate. Writes
+The network with and the one without it train in a process each, and their
+steps alternate; with `--apart` one process follows the other, where memory is
+short. What a step takes is the largest resident memory during the steps, less
+what the process holds before them: the program, the graph, weights and
+momentum. Linux alone. Writes
 benchmarks/results/remat.json and .md; with another backend than TensorFlow,
 remat_BACKEND.json and .md.
 """
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import json
 import multiprocessing
 import os
 import platform
-import resource
+import re
 import statistics
 import time
 from pathlib import Path
@@ -29,8 +34,9 @@ MODES = {"without": None, "with": "full"}
 def train(connection, mode, variant, batch, size):
     """Makes a step for every message, and answers with what it took.
 
-    Sends the seconds of each step; at the end the largest resident memory
-    after building, and after all steps, in MiB.
+    Sends the seconds of each step, on the wall and of the processors; at the
+    end MiB: those of weights and momentum, what the process holds before the
+    steps, and the most during them.
     """
     import keras
     import numpy as np
@@ -49,46 +55,58 @@ def train(connection, mode, variant, batch, size):
     generator = np.random.default_rng(0)
     x = generator.standard_normal((batch, size, size, 3)).astype("float32")
     y = generator.integers(0, 1000, batch)
-    built = largest_memory()
     model.train_on_batch(x, y)  # Tracing.
+    weights = 2 * 4 * model.count_params() / 2**20
+    held = resident()
     connection.send(None)
     while connection.recv():
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         model.train_on_batch(x, y)
-        connection.send(time.perf_counter() - start)
-    connection.send((built, largest_memory()))
+        seconds = time.perf_counter() - start
+        connection.send((seconds, time.process_time() - used))
+    connection.send((weights, held, status("VmHWM")))
 
 
-def largest_memory():
-    """The largest resident memory of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident():
+    """The resident memory in MiB; the largest is counted anew from here."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return status("VmRSS")
 
 
-def measure(rounds, **options):
-    """`(seconds of each step, MiB)` by mode."""
-    context = multiprocessing.get_context("spawn")
-    ends, processes = {}, []
-    for name, mode in MODES.items():
-        ends[name], other = context.Pipe()
-        process = context.Process(
-            target=train, args=(other, mode), kwargs=options
-        )
-        process.start()
-        processes.append(process)
-        ends[name].recv()
-    seconds = {name: [] for name in MODES}
-    for index in range(rounds):
-        for name in list(MODES)[:: 1 if index % 2 else -1]:
-            ends[name].send(True)
-            seconds[name].append(ends[name].recv())
-        print(f"round {index + 1} of {rounds}", flush=True)
-    memory = {}
-    for name, end in ends.items():
-        end.send(False)
-        memory[name] = end.recv()
-    for process in processes:
-        process.join()
+def status(key):
+    """A line of `/proc/self/status`, in MiB."""
+    text = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{key}:\s*(\d+) kB", text)[1]) / 1024
+
+
+def measure(rounds, apart, **options):
+    """`(seconds on the wall and of the processors, MiB)` by mode."""
+    seconds, memory = {name: [] for name in MODES}, {}
+    for names in [[name] for name in MODES] if apart else [list(MODES)]:
+        started = {name: start(MODES[name], options) for name in names}
+        for index in range(rounds):
+            for name in names[:: 1 if index % 2 else -1]:
+                end, _ = started[name]
+                end.send(True)
+                seconds[name].append(end.recv())
+                print(f"step {index + 1} of {rounds} {name}", flush=True)
+        for name, (end, process) in started.items():
+            end.send(False)
+            memory[name] = end.recv()
+            process.join()
     return seconds, memory
+
+
+def start(mode, options):
+    """A process that has made its first step, and the way to it."""
+    context = multiprocessing.get_context("spawn")
+    end, other = context.Pipe()
+    process = context.Process(target=train, args=(other, mode), kwargs=options)
+    process.start()
+    end.recv()
+    return end, process
 
 
 def main():
@@ -98,6 +116,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="pixels")
+    parser.add_argument("--apart", action="store_true")
     options = parser.parse_args()
     seconds, memory = measure(**vars(options))
     import keras
@@ -118,35 +137,42 @@ def main():
         )
         + "\n"
     )
-    ratios = [
-        a / b for a, b in zip(seconds["with"], seconds["without"], strict=True)
-    ]
     lines = [
         "# Rematerialization",
         "",
-        f'`keras.RematScope("full")`: {setting}. Memory is the largest '
-        "resident memory of a process of its own. Written by "
-        "`benchmarks/remat.py`.",
+        f'`keras.RematScope("full")`: {setting}. A step\'s memory is the '
+        "largest resident memory during the steps less that before them. "
+        "Written by `benchmarks/remat.py`.",
         "",
         "| | without | with | with / without |",
         "|---|---:|---:|---:|",
     ]
-    before, after = memory["without"], memory["with"]
-    for label, index in (("after building", 0), ("after the steps", 1)):
-        lines.append(
-            f"| memory {label}, MiB | {before[index]:.0f} | "
-            f"{after[index]:.0f} | {after[index] / before[index]:.2f} |"
-        )
+
+    def row(label, values, form):
+        before, after = values["without"], values["with"]
+        cells = f"{before:{form}} | {after:{form}} | {after / before:.2f}"
+        lines.append(f"| {label} | {cells} |")
+
     for label, of in (
-        ("median", statistics.median),
-        ("lowest", min),
-        ("highest", max),
+        ("a step, MiB", lambda m: m[2] - m[1]),
+        ("a step with weights and momentum, MiB", lambda m: m[2] - m[1] + m[0]),
+        ("the whole process, MiB", lambda m: m[2]),
     ):
+        row(label, {name: of(m) for name, m in memory.items()}, ".0f")
+    for index, clock in enumerate(("on the wall", "of the processors")):
+        for of in (statistics.median, min, max):
+            row(
+                f"s {clock}, {of.__name__}",
+                {n: of(s[index] for s in v) for n, v in seconds.items()},
+                ".2f",
+            )
+        pairs = zip(seconds["with"], seconds["without"], strict=True)
+        ratios = [a[index] / b[index] for a, b in pairs]
         lines.append(
-            f"| s, {label} | {of(seconds['without']):.2f} | "
-            f"{of(seconds['with']):.2f} | {of(ratios):.2f} |"
+            f"| s {clock}, pair by pair | | | "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–"
+            f"{max(ratios):.2f}) |"
         )
-    lines += ["", "The ratios of times are of pairs of steps."]
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -16,6 +16,7 @@ from keras_nfnet.layers.sharding import layout_map
 from keras_nfnet.models import constructors
 from keras_nfnet.models.constructors import *  # noqa: F403
 from keras_nfnet.models.feature_maps import features
+from keras_nfnet.models.low_rank import enable_lora
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.optimizers import (
     SGDAGC,
@@ -41,6 +42,7 @@ __all__ = [
     "check_normalizer_free",
     "decode_predictions",
     "ema_model",
+    "enable_lora",
     "export",
     "features",
     "fold",

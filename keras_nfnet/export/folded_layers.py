@@ -55,6 +55,9 @@ class PlainActivation(keras.layers.Layer):
 class PlainConvolution(keras.layers.Layer):
     """A convolution with a kernel per group, so that none is split.
 
+    `quantize("int8")` keeps the kernels as 8-bit integers with a scale for
+    each filter, and computes in the compute dtype.
+
     Narrow groups share a kernel where they run as one convolution, see
     `grouped_convolution.py`.
 
@@ -89,19 +92,92 @@ class PlainConvolution(keras.layers.Layer):
     def build(self, input_shape):
         width = input_shape[-1] // self.groups
         parts = self.groups if width >= WIDE else 1
-        # Values are assigned; drawing them would cost time.
-        self.kernels = [
-            self.add_weight(
-                name=f"kernel{index}",
-                shape=(*self.kernel_size, width, self.filters // parts),
-                initializer="zeros",
-            )
-            for index in range(parts)
-        ]
+        shape = (*self.kernel_size, width, self.filters // parts)
+        self._add_kernels(parts, shape)
         self.bias = self.add_weight(
             name="bias", shape=(self.filters,), initializer="zeros"
         )
         self.built = True
+
+    def _add_kernels(self, parts, shape):
+        is_int8 = self.quantization_mode is not None
+        options = {"dtype": "int8", "trainable": False} if is_int8 else {}
+        # Values are assigned; drawing them would cost time.
+        self.kernels = [
+            self.add_weight(
+                name=f"kernel{index}",
+                shape=shape,
+                initializer="zeros",
+                **options,
+            )
+            for index in range(parts)
+        ]
+        self.scales = [
+            self.add_weight(
+                name=f"scale{index}",
+                shape=shape[-1:],
+                initializer="ones",
+                trainable=False,
+                autocast=False,
+            )
+            for index in range(parts if is_int8 else 0)
+        ]
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Quantizes the kernels, as `keras.layers.Layer.quantize`.
+
+        Activations stay in floating point.
+
+        Args:
+            mode: `"int8"`.
+            type_check: Ignored.
+            config: `None`, or a `keras.quantizers.Int8QuantizationConfig`
+                without a quantizer of weights.
+
+        Raises:
+            NotImplementedError: On another mode or a quantizer of one's own.
+                `keras.Model.quantize` makes it a warning.
+        """
+        own = getattr(config, "weight_quantizer", None)
+        if mode != "int8" or own is not None:
+            raise NotImplementedError(
+                f"The convolution {self.name!r} can be quantized to int8 "
+                "alone, with one scale for each filter. Received: "
+                f"mode={mode!r}, weight_quantizer={own!r}"
+            )
+        rank = len(self.kernel_size)
+        values = [
+            keras.quantizers.abs_max_quantize(
+                kernel, axis=tuple(range(rank + 1)), to_numpy=True
+            )
+            for kernel in self.kernels
+        ]
+        shape = self.kernels[0].shape
+        for kernel in self.kernels:
+            self._untrack_variable(kernel)
+        self._is_quantized = True  # As Keras's own layers say it.
+        self.dtype_policy = keras.dtype_policies.get(
+            f"int8_from_{self.dtype_policy.name}"
+        )
+        self._add_kernels(len(values), shape)
+        for kernel, scale, (value, factor) in zip(
+            self.kernels, self.scales, values, strict=True
+        ):
+            kernel.assign(value)
+            scale.assign(ops.reshape(factor, scale.shape))
+
+    def quantized_call(self, *args, **kwargs):
+        return self.call(*args, **kwargs)
+
+    def _kernel_values(self):
+        """The kernels in the compute dtype."""
+        kernels = [ops.cast(k, self.compute_dtype) for k in self.kernels]
+        if not self.scales:
+            return kernels
+        return [
+            kernel / ops.cast(scale, self.compute_dtype)
+            for kernel, scale in zip(kernels, self.scales, strict=True)
+        ]
 
     def set_values(self, kernel, bias):
         """Assigns a kernel `(..., channels // groups, filters)` and a bias."""
@@ -113,6 +189,11 @@ class PlainConvolution(keras.layers.Layer):
     def values(self):
         """The kernel and the bias of all groups, as NumPy arrays."""
         kernels = [numpy_value(kernel) for kernel in self.kernels]
+        if self.scales:
+            kernels = [
+                kernel.astype("float32") / numpy_value(scale)
+                for kernel, scale in zip(kernels, self.scales, strict=True)
+            ]
         return np.concatenate(kernels, axis=-1), numpy_value(self.bias)
 
     def call(self, inputs):
@@ -120,7 +201,7 @@ class PlainConvolution(keras.layers.Layer):
         outputs = [
             convolve(
                 part,
-                ops.cast(kernel, self.compute_dtype),
+                kernel,
                 strides=self.strides,
                 padding=self.padding,
                 groups=self.groups // parts,
@@ -128,7 +209,7 @@ class PlainConvolution(keras.layers.Layer):
             )
             for part, kernel in zip(
                 ops.split(inputs, parts, axis=-1) if parts > 1 else [inputs],
-                self.kernels,
+                self._kernel_values(),
                 strict=True,
             )
         ]

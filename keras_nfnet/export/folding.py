@@ -273,10 +273,10 @@ class _Folder:
     def gate(self, layer, value):
         """Channel attention whose factors lie in the kernels around it."""
         parts = [layer.reduce, layer.expand] if hasattr(layer, "reduce") else []
-        if any(part.quantization_mode or part.lora_enabled for part in parts):
+        if any(part.quantization_mode for part in parts):
             raise ValueError(
-                "`model` must not be quantized or have LoRA inside its "
-                "blocks; fold first. Received: the layer "
+                "`model` must not be quantized inside its blocks. Fold or "
+                "export it first, and quantize then. Received: the layer "
                 f"{layer.name!r}"
             )
         plain = self.copied(

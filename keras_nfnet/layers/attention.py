@@ -22,6 +22,8 @@ class SqueezeExcite(keras.layers.Layer):
             1/2 keeps the variance.
         multiple: The hidden channels are rounded to a multiple of it; 1
             rounds down to an integer.
+        dense_dtypes: Dtypes or policies of the two dense layers, such as
+            those of quantized ones; `None` for the layer's.
         **kwargs: As for `keras.layers.Layer`.
 
     Input shape:
@@ -43,11 +45,14 @@ class SqueezeExcite(keras.layers.Layer):
     Reference: arXiv:2102.06171, section 5.
     """
 
-    def __init__(self, ratio=0.5, scale=2.0, multiple=1, **kwargs):
+    def __init__(
+        self, ratio=0.5, scale=2.0, multiple=1, dense_dtypes=None, **kwargs
+    ):
         super().__init__(**kwargs)
         self.ratio = positive("ratio", ratio)
         self.scale = number("scale", scale)
         self.multiple = integer("multiple", multiple)
+        self.dense_dtypes = dense_dtypes
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
@@ -62,22 +67,22 @@ class SqueezeExcite(keras.layers.Layer):
                 "`ratio` leaves no hidden channel. Received: "
                 f"ratio={self.ratio}, input_shape={tuple(input_shape)}"
             )
-        self.reduce = self._dense(hidden, "relu", "reduce")
+        self.reduce = self._dense(0, hidden, "relu", "reduce")
         with creating("kernel", (channels, hidden), (0,)):
             self.reduce.build((input_shape[0], channels))
-        self.expand = self._dense(channels, "sigmoid", "expand")
+        self.expand = self._dense(1, channels, "sigmoid", "expand")
         with creating("kernel", (hidden, channels), (0,)):
             self.expand.build((input_shape[0], hidden))
         self.built = True
 
-    def _dense(self, units, activation, name):
+    def _dense(self, index, units, activation, name):
         # Truncated normal of deviation 1/sqrt(fan-in): haiku's Linear.
         return keras.layers.Dense(
             units,
             activation=activation,
             kernel_initializer=ScaledNormal(truncated=True),
             name=f"{self.name}_{name}",
-            dtype=self.dtype_policy,
+            dtype=(self.dense_dtypes or [self.dtype_policy] * 2)[index],
         )
 
     def call(self, inputs):
@@ -97,6 +102,11 @@ class SqueezeExcite(keras.layers.Layer):
         config.update(
             ratio=self.ratio, scale=self.scale, multiple=self.multiple
         )
+        if self.built:
+            # Keras quantizes the two, and the layer itself stays as it is.
+            dtypes = [self.reduce.dtype_policy, self.expand.dtype_policy]
+            if any(policy.quantization_mode for policy in dtypes):
+                config["dense_dtypes"] = [policy.name for policy in dtypes]
         return config
 
 

@@ -15,6 +15,7 @@ from keras import ops
 from keras_nfnet.layers.convolution import standardize
 from keras_nfnet.layers.grouped_convolution import convolve
 from keras_nfnet.layers.initializers import ScaledNormal
+from keras_nfnet.layers.low_rank import full, merged, restart
 from keras_nfnet.layers.sharding import creating
 from keras_nfnet.utils.arguments import initializer, positive
 
@@ -131,20 +132,10 @@ class ScaledWSMixin:
         """
         variables = {variable.name: variable for variable in self.weights}
         return self.standardize(
-            self._merged(variables[name]),
-            _full(variables[_gain_of(name)]),
+            merged(self, variables[name]),
+            full(variables[_gain_of(name)]),
             self.unit_axes[name],
         )
-
-    def _merged(self, variable):
-        """A variable's value in float32 at least, LoRA included."""
-        value = _full(variable)
-        if variable.name == "kernel" and getattr(self, "lora_enabled", False):
-            change = ops.matmul(
-                _full(self.lora_kernel_a), _full(self.lora_kernel_b)
-            )
-            value = value + (self.lora_alpha / self.lora_rank) * change
-        return value
 
     def standardize(self, kernel, gain, axis):
         """`keras_nfnet.layers.standardize` as this layer needs it."""
@@ -184,11 +175,11 @@ class ScaledWSMixin:
         for variable in self.weights:
             if not variable.name.startswith("lora_"):
                 store[variable.name] = ops.cast(
-                    self._merged(variable), variable.dtype
+                    merged(self, variable), variable.dtype
                 )
 
     def load_own_variables(self, store):
-        """Reads each variable by its name; LoRA starts from zeros."""
+        """Reads each variable by its name; LoRA starts anew."""
         expected = {
             variable.name: variable
             for variable in self.weights
@@ -202,9 +193,7 @@ class ScaledWSMixin:
             )
         for name, variable in expected.items():
             variable.assign(store[name])
-        if getattr(self, "lora_enabled", False):
-            for variable in (self.lora_kernel_a, self.lora_kernel_b):
-                variable.assign(ops.zeros(variable.shape))
+        restart(self)
 
     def plain_config(self):
         """The configuration of the same layer of Keras, without its own parts.
@@ -230,14 +219,6 @@ class ScaledWSMixin:
 
 def _gain_of(kernel_name):
     return kernel_name.replace("kernel", "gain")
-
-
-def _full(variable):
-    """A variable's value in float32 at least."""
-    value = ops.convert_to_tensor(variable)
-    if keras.backend.standardize_dtype(value.dtype) in ("float16", "bfloat16"):
-        value = ops.cast(value, "float32")
-    return value
 
 
 class Convolution(ScaledWSMixin):

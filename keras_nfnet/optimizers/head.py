@@ -55,7 +55,7 @@ def head_kernels(optimizer, variables, candidates):
         kernels = {
             id(kernel): kernel
             for tensor in model.outputs
-            for kernel in _last_kernels(tensor, seen)
+            for kernel in last_kernels(tensor, seen)
         }
         known = heads.setdefault(frozenset(trained), kernels)
         if set(known) != set(kernels):
@@ -91,12 +91,12 @@ def _holds(outer, optimizer):
     return any(_holds(part, optimizer) for part in parts)
 
 
-def _last_kernels(tensor, seen):
+def last_kernels(tensor, seen):
     """Kernels of the classifiers that a Keras tensor comes from."""
     operation, node_index, tensor_index = tensor._keras_history
     if _kernels(operation):
         if isinstance(operation, keras.Model) and operation.outputs:
-            return _last_kernels(operation.outputs[tensor_index], seen)
+            return last_kernels(operation.outputs[tensor_index], seen)
         return _classifier_kernels(operation)
     # Activation, softmax, rescaling, cast, pooling, dropout, …
     node = operation._inbound_nodes[node_index]
@@ -106,7 +106,7 @@ def _last_kernels(tensor, seen):
     return [
         kernel
         for before in node.input_tensors
-        for kernel in _last_kernels(before, seen)
+        for kernel in last_kernels(before, seen)
     ]
 
 

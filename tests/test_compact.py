@@ -72,6 +72,7 @@ def test_lora_trains_the_factors_and_not_the_kernels(policy):
     model.compile(
         keras.optimizers.AdamW(1e-2),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        run_eagerly=True,
     )
     losses = [model.train_on_batch(X, Y) for _ in range(3)]
     assert losses[-1] < losses[0]
@@ -180,6 +181,27 @@ def test_int8_reaches_the_folded_convolutions(tmp_path, config):
     for a, b in zip(folded.weights, loaded.weights, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(np.array(a), np.array(b))
+
+
+@pytest.mark.long
+def test_f0_in_8_bits_is_a_quarter_and_agrees(tmp_path):
+    model = keras_nfnet.NFNetF0(weights=None, classifier_activation=None)
+    generator = np.random.default_rng(1)
+    for variable in model.weights:
+        if variable.name == "skip_gain":
+            variable.assign(generator.uniform(0.3, 1))
+    folded = keras_nfnet.fold(model)
+    expected = predictions(folded)
+    folded.save(tmp_path / "float32.keras")
+    quantized(folded).save(tmp_path / "int8.keras")
+    before, after = (
+        (tmp_path / f"{name}.keras").stat().st_size
+        for name in ("float32", "int8")
+    )
+    assert after <= 0.25 * 1.05 * before
+    found = predictions(folded)
+    norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
+    assert np.all(np.sum(found * expected, -1) / norms >= 0.999)
 
 
 def test_exports_have_the_values_of_quantized_kernels():

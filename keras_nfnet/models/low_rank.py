@@ -43,7 +43,7 @@ def enable_lora(model, rank, lora_alpha=None, head=True):
     >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
     >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
     >>> keras_nfnet.enable_lora(model, rank=2)
-    >>> model.get_layer("stage2_block0").conv0.lora_kernel_a.shape
+    >>> keras.ops.shape(model.get_layer("stage2_block0").conv0.lora_kernel_a)
     (1, 1, 32, 2)
 
     Reference: Hu et al., arXiv:2106.09685.

@@ -578,6 +578,16 @@ def test_a_preset_that_is_not_whole_is_not_written(filled, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["kept", "values.safetensors"]
 
 
+def test_a_preset_in_shards_is_not_mixed_with_one_in_a_file(tmp_path):
+    backbone = NFNetBackbone(CONFIG)
+    backbone.save_to_preset(tmp_path / "preset", max_shard_size=1e-4)
+    again = NFNetBackbone.from_preset(str(tmp_path / "preset"))
+    close(again(normalized()), backbone(normalized()))
+    # keras-hub takes a whole file before it looks for shards.
+    with pytest.raises(ValueError, match=r"`preset_dir`.*model_00000"):
+        backbone.save_to_preset(tmp_path / "preset")
+
+
 def test_values_that_are_not_read_back_are_not_kept(tmp_path, monkeypatch):
     backbone = NFNetBackbone(CONFIG)
     monkeypatch.setattr(

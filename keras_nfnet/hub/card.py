@@ -112,7 +112,7 @@ def _sizes(model, backbone, sizes):
         if side[0]:
             gmacs = count_macs(model, *side) / 1e9
             rows.append((f"GMACs at {side[0]}×{side[1]} px", f"{gmacs:.2f}"))
-    weights = sum(n for name, n in sizes.items() if ".weights." in name)
+    weights = sum(n for name, n in sizes.items() if name.endswith(".h5"))
     return [*rows, ("bytes of the weights", f"{weights:,}")]
 
 

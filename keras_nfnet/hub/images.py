@@ -71,18 +71,19 @@ class NFNetImageConverter(keras_hub.layers.ImageConverter):
         offset=None,
         **kwargs,
     ):
-        self.margin = check_margin(margin)
+        margin = check_margin(margin)
         mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
         super().__init__(
             image_size=None if image_size is None else sides(image_size),
-            scale=list(1 / std) if scale is None else scale,
-            offset=list(-mean / std) if offset is None else offset,
+            scale=(1 / std).tolist() if scale is None else scale,
+            offset=(-mean / std).tolist() if offset is None else offset,
             crop_to_aspect_ratio=False,
             interpolation="bicubic",
-            antialias=isinstance(self.margin, float),
+            antialias=isinstance(margin, float),
             data_format="channels_last",
             **kwargs,
         )
+        self.margin = margin
 
     @classmethod
     def for_network(cls, config, **kwargs):

@@ -137,11 +137,11 @@ def _compared(model, source):
     return (
         name or os.path.basename(source),
         digest_of(source),
-        bool(heads) and _has_head(found, fresh, backbone, source),
+        bool(heads) and _has_head(found, backbone, source),
     )
 
 
-def _has_head(found, fresh, backbone, source):
+def _has_head(found, backbone, source):
     """Whether the classifier's values are the file's too."""
     bias = found[f"{HEAD}/bias"]
     whole = NFNet(

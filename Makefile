@@ -37,6 +37,9 @@ JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 # for each end of the range in setup.cfg.
 VERSION_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 	reference.py training_step.py)
+# What the pre-release of Keras may break besides.
+NIGHTLY_TESTS := $(VERSION_TESTS) $(addprefix tests/test_,parts.py import.py \
+	keras_features.py sharding.py fold.py)
 oldest := "tensorflow==2.19.*" "keras==3.12.*" "tensorflow-metadata<1.18"
 newest := tensorflow keras
 
@@ -89,7 +92,7 @@ test-nightly: .venvs/nightly/.created
 	.venvs/nightly/bin/python -m pip install --quiet --pre --no-deps \
 		--force-reinstall keras-nightly
 	.venvs/nightly/bin/python -m pip list | grep -E '^(tensorflow|keras|jax|numpy)'
-	.venvs/nightly/bin/python -m pytest $(PARALLEL) $(if $(FULL),,$(VERSION_TESTS))
+	.venvs/nightly/bin/python -m pytest $(PARALLEL) $(if $(FULL),,$(NIGHTLY_TESTS))
 
 test-torch: .venv-torch/.created
 	$(call install_torch,.venv-torch)

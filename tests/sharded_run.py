@@ -154,6 +154,9 @@ for name, build, meshes in (
         with scope(mesh):
             found, model = trained(build)
             variables = model.variables + model.optimizer.variables
+            # The classifier of another model, such as a loaded one, has the
+            # same name and another shape.
+            keras.layers.Dense(3, name="predictions").build((None, 8))
             results.append(
                 {
                     "network": name,

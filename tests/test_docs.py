@@ -1,4 +1,4 @@
-"""Every command and example of the site's pages runs as it stands.
+"""Every command and example of the site and the README runs as it stands.
 
 The networks by name are narrow ones here, and `"imagenet"` is a file of such a
 network: what is tried is that the text runs, not what comes of it. A block
@@ -36,12 +36,15 @@ BLOCK = re.compile(
 )
 # Of the cards of the models, which are made alike, one for each publisher.
 CARDS = ("f0.md", "eca_nfnet_l0.md")
-PAGES = sorted(
-    str(path.relative_to(DOCS))
-    for path in DOCS.rglob("*.md")
-    if BLOCK.search(path.read_text(encoding="utf-8"))
-    and (path.parent.name != "models" or path.name in CARDS)
-)
+PAGES = [
+    "../README.md",
+    *sorted(
+        str(path.relative_to(DOCS))
+        for path in DOCS.rglob("*.md")
+        if BLOCK.search(path.read_text(encoding="utf-8"))
+        and (path.parent.name != "models" or path.name in CARDS)
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -347,11 +347,6 @@ NETWORKS = dict(
 )
 
 
-def test_the_readme_shows_an_example_of_the_page():
-    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-    assert BLOCKS[0] in readme
-
-
 def run(block, **names):
     names = {"keras": keras, "keras_nfnet": keras_nfnet, "np": np, **names}
     exec(block, names)

@@ -3,24 +3,21 @@
     python benchmarks/remat.py
     python benchmarks/remat.py --variant F0 --size 192 --rounds 10
 
-The network with and the one without it train in a process each, and their
-steps alternate; with `--apart` one process follows the other, where memory is
-short. What a step takes is the largest resident memory during the steps, less
-what the process holds before them: the program, the graph, weights and
-momentum. Linux alone. Writes
+The network with and the one without it train in a process each, whose
+largest resident memory is read: the program, TensorFlow's graph, weights and
+momentum are in it. Their steps alternate; with
+`--apart` one process follows the other, where memory is short. Writes
 benchmarks/results/remat.json and .md; with another backend than TensorFlow,
 remat_BACKEND.json and .md.
 """
 
 import argparse
 import contextlib
-import ctypes
-import gc
 import json
 import multiprocessing
 import os
 import platform
-import re
+import resource
 import statistics
 import time
 from pathlib import Path
@@ -35,8 +32,7 @@ def train(connection, mode, variant, batch, size):
     """Makes a step for every message, and answers with what it took.
 
     Sends the seconds of each step, on the wall and of the processors; at the
-    end MiB: those of weights and momentum, what the process holds before the
-    steps, and the most during them.
+    end the largest resident memory in MiB.
     """
     import keras
     import numpy as np
@@ -56,29 +52,15 @@ def train(connection, mode, variant, batch, size):
     x = generator.standard_normal((batch, size, size, 3)).astype("float32")
     y = generator.integers(0, 1000, batch)
     model.train_on_batch(x, y)  # Tracing.
-    weights = 2 * 4 * model.count_params() / 2**20
-    held = resident()
     connection.send(None)
     while connection.recv():
         start, used = time.perf_counter(), time.process_time()
         model.train_on_batch(x, y)
         seconds = time.perf_counter() - start
         connection.send((seconds, time.process_time() - used))
-    connection.send((weights, held, status("VmHWM")))
-
-
-def resident():
-    """The resident memory in MiB; the largest is counted anew from here."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return status("VmRSS")
-
-
-def status(key):
-    """A line of `/proc/self/status`, in MiB."""
-    text = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{key}:\s*(\d+) kB", text)[1]) / 1024
+    # KiB on Linux.
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    connection.send(largest / 1024)
 
 
 def measure(rounds, apart, **options):
@@ -128,6 +110,7 @@ def main():
         f"{options.size} px, batch {options.batch}, {backend} backend, "
         f"Keras {keras.__version__}, {platform.machine()}, "
         f"{os.cpu_count()} CPU cores, load average {load:.1f}"
+        + (", one process after the other" if options.apart else "")
     )
     name = "remat" if backend == "tensorflow" else f"remat_{backend}"
     RESULTS.mkdir(exist_ok=True)
@@ -140,9 +123,9 @@ def main():
     lines = [
         "# Rematerialization",
         "",
-        f'`keras.RematScope("full")`: {setting}. A step\'s memory is the '
-        "largest resident memory during the steps less that before them. "
-        "Written by `benchmarks/remat.py`.",
+        f'`keras.RematScope("full")`: {setting}. The memory is that '
+        "of a process of its own, with the program, the graph, weights and "
+        "momentum. Written by `benchmarks/remat.py`.",
         "",
         "| | without | with | with / without |",
         "|---|---:|---:|---:|",
@@ -153,12 +136,7 @@ def main():
         cells = f"{before:{form}} | {after:{form}} | {after / before:.2f}"
         lines.append(f"| {label} | {cells} |")
 
-    for label, of in (
-        ("a step, MiB", lambda m: m[2] - m[1]),
-        ("a step with weights and momentum, MiB", lambda m: m[2] - m[1] + m[0]),
-        ("the whole process, MiB", lambda m: m[2]),
-    ):
-        row(label, {name: of(m) for name, m in memory.items()}, ".0f")
+    row("largest resident memory, MiB", memory, ".0f")
     for index, clock in enumerate(("on the wall", "of the processors")):
         for of in (statistics.median, min, max):
             row(

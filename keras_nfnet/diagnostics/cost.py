@@ -15,6 +15,7 @@ from keras_nfnet.models.graphs import (
     first_argument,
     functional_graph,
     is_graph,
+    run_graph,
 )
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.models.nfnet import NFNet
@@ -86,7 +87,7 @@ class _Counter:
         self.total = 0
 
     def run(self, graph, inputs):
-        return graph._run_through_graph(inputs, call_fn=self)
+        return run_graph(graph, inputs, self)
 
     def __call__(self, operation, *args, **kwargs):
         if isinstance(operation, NFBlock):

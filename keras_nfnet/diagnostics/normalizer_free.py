@@ -12,7 +12,7 @@ from keras import layers, ops, tree
 
 from keras_nfnet.layers import ScaledActivation, SkipInit
 from keras_nfnet.layers.activation import output_variance
-from keras_nfnet.models.graphs import functional_graph, is_graph
+from keras_nfnet.models.graphs import functional_graph, is_graph, run_graph
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.utils.arguments import array, positive
 
@@ -164,7 +164,7 @@ class _Walk:
         self.rows = []
 
     def run(self, graph, inputs):
-        return graph._run_through_graph(inputs, call_fn=self)
+        return run_graph(graph, inputs, self)
 
     def __call__(self, operation, *args, **kwargs):
         signals = [

@@ -38,6 +38,7 @@ from keras_nfnet.models.graphs import (
     first_argument,
     functional_graph,
     is_graph,
+    run_graph,
     takes_training,
 )
 from keras_nfnet.models.nf_block import NFBlock
@@ -139,7 +140,7 @@ class _Folder:
             once = all(self.uses.get(id(x), 0) <= 1 for x in results)
             return self.lower(operation, once, *args, **kwargs)
 
-        return graph._run_through_graph(inputs, call_fn=apply)
+        return run_graph(graph, inputs, apply)
 
     def lower(self, operation, once, *args, **kwargs):
         """The `Scaled` result of one operation on `Scaled` arguments.

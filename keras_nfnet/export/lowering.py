@@ -22,6 +22,7 @@ from keras_nfnet.models.graphs import (
     first_argument,
     functional_graph,
     is_graph,
+    run_graph,
 )
 
 # Of Keras's own functions those that are the same in every runtime; its
@@ -63,9 +64,10 @@ def lower(folded, target, images):
     Raises:
         UnknownOperation: If the target cannot write a layer or activation.
     """
-    return functional_graph(folded)._run_through_graph(
+    return run_graph(
+        functional_graph(folded),
         [images],
-        call_fn=lambda operation, *args, **kwargs: _lower(
+        lambda operation, *args, **kwargs: _lower(
             target, operation, *args, **kwargs
         ),
     )
@@ -85,9 +87,10 @@ def unknown_activation(function):
 def _lower(target, layer, *args, **kwargs):
     kind = type(layer)
     if isinstance(layer, keras.Model) and is_graph(layer):
-        return functional_graph(layer)._run_through_graph(
+        return run_graph(
+            functional_graph(layer),
             first_argument(args, kwargs),
-            call_fn=lambda operation, *args, **kwargs: _lower(
+            lambda operation, *args, **kwargs: _lower(
                 target, operation, *args, **kwargs
             ),
         )

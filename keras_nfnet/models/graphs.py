@@ -27,6 +27,23 @@ def is_graph(model):
     return hasattr(getattr(model, "_functional", model), "_run_through_graph")
 
 
+def run_graph(graph, inputs, apply):
+    """Walks through a functional graph, one operation after the other.
+
+    Args:
+        graph: What `functional_graph` returns.
+        inputs: What stands for the inputs, in their structure.
+        apply: Function of an operation and what it is called with.
+
+    Returns:
+        What `apply` returned for the outputs, in their structure.
+    """
+    # Keras 3.12 has no default for the first function.
+    return graph._run_through_graph(
+        inputs, operation_fn=lambda operation: operation, call_fn=apply
+    )
+
+
 def first_argument(args, kwargs):
     """What an operation is called on, also if it is called by keyword."""
     if args:

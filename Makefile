@@ -31,15 +31,15 @@ INSTALL = $(BIN)/python -m pip install --quiet \
 JAX_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
 	reference.py training_step.py diagnostics.py weights_haiku.py \
 	data_preprocessing.py training_exact.py family.py fold.py \
-	own_family.py)
+	own_family.py remat.py)
 
 # What a release of TensorFlow or Keras breaks first, and what is installed
 # for each end of the range in setup.cfg.
 VERSION_TESTS := $(addprefix tests/test_,layers.py models.py optimizers.py \
-	reference.py training_step.py)
+	reference.py training_step.py fold.py remat.py)
 # What the pre-release of Keras may break besides.
 NIGHTLY_TESTS := $(VERSION_TESTS) $(addprefix tests/test_,parts.py import.py \
-	keras_features.py sharding.py fold.py)
+	keras_features.py sharding.py)
 oldest := "tensorflow==2.19.*" "keras==3.12.*" "tensorflow-metadata<1.18"
 newest := tensorflow keras
 
@@ -48,7 +48,8 @@ TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 	reference.py family.py training_step.py sam_step.py weights_files.py \
-	family_whole_way.py export_files.py backend_torch.py training_exact.py)
+	family_whole_way.py export_files.py backend_torch.py training_exact.py \
+	remat.py compact.py)
 TORCH_SHORT := $(addprefix tests/test_,layers.py reference.py sam_step.py \
 	backend_torch.py training_exact.py)
 # What runs on the OpenVINO backend.

@@ -32,7 +32,7 @@ def train(connection, mode, variant, batch, size):
     """Makes a step for every message, and answers with what it took.
 
     Sends the seconds of each step, on the wall and of the processors; at the
-    end the largest resident memory in MiB.
+    end the largest resident memory in MiB, before the first step and of all.
     """
     import keras
     import numpy as np
@@ -51,6 +51,7 @@ def train(connection, mode, variant, batch, size):
     generator = np.random.default_rng(0)
     x = generator.standard_normal((batch, size, size, 3)).astype("float32")
     y = generator.integers(0, 1000, batch)
+    built = largest_memory()
     model.train_on_batch(x, y)  # Tracing.
     connection.send(None)
     while connection.recv():
@@ -58,13 +59,17 @@ def train(connection, mode, variant, batch, size):
         model.train_on_batch(x, y)
         seconds = time.perf_counter() - start
         connection.send((seconds, time.process_time() - used))
+    connection.send((built, largest_memory()))
+
+
+def largest_memory():
+    """Largest resident memory of this process so far, in MiB."""
     # KiB on Linux.
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    connection.send(largest / 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(rounds, apart, **options):
-    """`(seconds on the wall and of the processors, MiB)` by mode."""
+    """Seconds on the wall and of the processors, and MiB, by mode."""
     seconds, memory = {name: [] for name in MODES}, {}
     for names in [[name] for name in MODES] if apart else [list(MODES)]:
         started = {name: start(MODES[name], options) for name in names}
@@ -123,9 +128,10 @@ def main():
     lines = [
         "# Rematerialization",
         "",
-        f'`keras.RematScope("full")`: {setting}. The memory is that '
-        "of a process of its own, with the program, the graph, weights and "
-        "momentum. Written by `benchmarks/remat.py`.",
+        f'`keras.RematScope("full")`: {setting}. The memory is the '
+        "largest resident one of a process of its own. What the steps added "
+        "has the graph and the momentum in it. Written by "
+        "`benchmarks/remat.py`.",
         "",
         "| | without | with | with / without |",
         "|---|---:|---:|---:|",
@@ -136,7 +142,14 @@ def main():
         cells = f"{before:{form}} | {after:{form}} | {after / before:.2f}"
         lines.append(f"| {label} | {cells} |")
 
-    row("largest resident memory, MiB", memory, ".0f")
+    built, largest = (
+        {name: values[index] for name, values in memory.items()}
+        for index in range(2)
+    )
+    above = {name: largest[name] - built[name] for name in MODES}
+    row("memory of the process, MiB", largest, ".0f")
+    row("the same before the first step, MiB", built, ".0f")
+    row("what the steps added, MiB", above, ".0f")
     for index, clock in enumerate(("on the wall", "of the processors")):
         for of in (statistics.median, min, max):
             row(

@@ -44,9 +44,9 @@ def segmenter(classes, weights=None, size=SIZE):
         output_stride=16,
     )
     network.trainable = False
-    features = keras_nfnet.features(network, ("P2", "P4"))
+    features = keras_nfnet.features(network, ("P2", "P5"))
     outputs = features.output
-    deep = keras.layers.Conv2D(32, 1, activation="relu")(outputs["P4"])
+    deep = keras.layers.Conv2D(32, 1, activation="relu")(outputs["P5"])
     deep = keras.layers.UpSampling2D(4, interpolation="bilinear")(deep)
     fine = keras.layers.Conv2D(32, 1, activation="relu")(outputs["P2"])
     x = keras.layers.Concatenate()([deep, fine])

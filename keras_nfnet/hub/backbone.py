@@ -10,7 +10,7 @@ import keras_hub
 from keras_nfnet.architecture import NFNetConfig
 from keras_nfnet.hub import presets
 from keras_nfnet.layers.activation import serialize_activation
-from keras_nfnet.models.body import channels_of
+from keras_nfnet.models.body import channels_of, pyramid
 from keras_nfnet.models.nfnet import NFNet, configuration
 from keras_nfnet.utils.arguments import refuse
 from keras_nfnet.variants import default_name
@@ -30,7 +30,8 @@ class NFNetBackbone(keras_hub.models.FeaturePyramidBackbone):
             dictionary of its fields.
         image_shape: `(height, width, channels)` in pixels; `None` for any
             height or width.
-        output_stride: Stride of the last feature maps: 32, 16 or 8.
+        output_stride: Stride of the last feature maps: 32, 16 or 8. It is
+            that of the last level too: `"P5"`, `"P4"` or `"P3"`.
         dtype: Dtype policy of the layers; `None` for Keras's default.
         **kwargs: As for `keras_hub.models.Backbone`, such as `name`.
 
@@ -77,7 +78,8 @@ class NFNetBackbone(keras_hub.models.FeaturePyramidBackbone):
         self.config = config
         self.image_shape = tuple(image_shape)
         self.output_stride = output_stride
-        self.pyramid_outputs = model.pyramid_outputs
+        # keras-hub's detectors take the stride from the name.
+        self.pyramid_outputs = pyramid(model, by_stride=True)
 
     @property
     def hidden_dims(self):

@@ -78,16 +78,17 @@ def _max_pool(padding):
     )
 
 
-def pyramid(model):
+def pyramid(model, by_stride=False):
     """Feature maps of a network by level: `{"P1": …, "P2": …}`.
 
     Args:
         model: A model that `NFNet` built.
+        by_stride: Whether the name always says the stride: of a model that
+            was built with `output_stride=16`, `"P4"` is then the last level.
 
     Returns:
-        Keras tensors of the model. Level `n` is the last one of the stride
-        `2**n`: what stands on the levels, such as keras-hub's detectors,
-        takes the stride from the name.
+        Keras tensors of the model. Level `n` has the stride `2**n`, or the
+        `output_stride` that the model was built with where that is smaller.
     """
     levels, stride = {}, 1
 
@@ -99,6 +100,8 @@ def pyramid(model):
     for layer in model.layers:
         if isinstance(layer, NFBlock):
             stride *= layer.strides
+            if not by_stride:  # A dilated block stands for one of stride 2.
+                stride *= layer.dilation_rate // layer.first_dilation
             keep(layer)
         elif isinstance(layer, ScaledWSConv2D):
             stride *= layer.strides[0]

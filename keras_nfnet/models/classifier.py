@@ -71,8 +71,7 @@ class NFNetModel(
         Level `n` has the stride `2**n`: the last convolution of the stem
         with that stride, the output of each stage before the next, and the
         last convolution where there is one. A model that was built with an
-        `output_stride` ends at that: of 16, its `"P4"` is the last
-        convolution, and there is no `"P5"`.
+        `output_stride` has that where it is smaller.
         """
         return pyramid(self)
 

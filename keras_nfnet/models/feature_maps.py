@@ -36,8 +36,9 @@ def features(model, levels=None):
 
     Returns:
         A `keras.Model` with a dictionary of outputs, `(batch, height,
-        width, channels)` each; level `Pn` has the stride `2**n`. It shares
-        its layers and values with `model`, and has `pyramid_outputs` too.
+        width, channels)` each; level `Pn` has the stride `2**n`, or the
+        `output_stride` of the model where that is smaller. It shares its
+        layers and values with `model`, and has `pyramid_outputs` too.
 
     Raises:
         ValueError: If `model` is another model or has no such level.

@@ -25,6 +25,10 @@ class FeatureMaps(NotRecomputed, keras.Model):
         return channels_of(self)
 
 
+# Keras's HDF5 files name a model's class without its package.
+keras.saving.get_custom_objects()[FeatureMaps.__name__] = FeatureMaps
+
+
 def features(model, levels=None):
     """A model of the same layers whose outputs are feature maps.
 

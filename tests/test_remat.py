@@ -88,6 +88,7 @@ def test_gradients_are_those_without(mode, recomputed):
     assert recomputed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_gradients_are_those_without_in_half_precision(policy):
     keras.config.set_dtype_policy(policy)

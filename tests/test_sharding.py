@@ -15,10 +15,9 @@ from keras_nfnet.layers.sharding import sharded_axis
 SCRIPT = Path(__file__).with_name("sharded_run.py")
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(folder):
     """Trained there, and the example of `layout_map` run."""
-    out = tmp_path_factory.mktemp("sharded") / "out.json"
+    out = folder / "out.json"
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(out)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
@@ -32,20 +31,30 @@ def runs(tmp_path_factory):
     return {(run["network"], *run["mesh"]): run for run in results["runs"]}
 
 
+# One test: its processes of tests would each make the runs again.
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "name",
-    [("NFNet", 2, 4), ("RegNet", 2, 4), ("own", 1, 8)],
-)
-def test_a_mesh_trains_as_one_device_and_shares_the_memory(runs, name):
-    run = runs[name]
+def test_a_mesh_trains_as_one_device_and_shares_the_memory(
+    tmp_path, monkeypatch
+):
+    found = runs(tmp_path)
+    for name in (("NFNet", 2, 4), ("RegNet", 2, 4), ("own", 1, 8)):
+        check(found[name], devices=name[2])
+    monkeypatch.syspath_prepend(str(SCRIPT.parents[1] / "benchmarks"))
+    import sharded_memory
+
+    config = keras_nfnet.NFNetConfig((32,), (1,), group_width=8)
+    model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    computed = sharded_memory.parameters_per_device(model, devices=4)
+    assert set(found["NFNet", 2, 4]["parameters"]) == {computed}
+
+
+def check(run, devices):
     differences = run["differences"]
     assert {"log loss", "log clipped", *run["layouts"]} <= differences.keys()
     assert max(differences.values()) < 1e-5
     assert all(0 < fraction < 1 for fraction in run["clipped"])
     # Every kernel of the package whose channels can be spread is, and its
     # momentum and average with it.
-    devices = name[2]
     expected = {}
     for path, shape in run["shapes"].items():
         axis = len(shape) - 1
@@ -71,17 +80,6 @@ def test_a_mesh_trains_as_one_device_and_shares_the_memory(runs, name):
     assert found == expected
     assert len(set(run["held"])) == 1 and len(run["held"]) == 8
     assert run["held"][0] < run["alone"][0]
-
-
-@pytest.mark.long
-def test_the_computed_memory_is_what_the_devices_hold(runs, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parents[1] / "benchmarks"))
-    import sharded_memory
-
-    config = keras_nfnet.NFNetConfig((32,), (1,), group_width=8)
-    model = keras_nfnet.NFNet(config, weights=None, classes=10)
-    computed = sharded_memory.parameters_per_device(model, devices=4)
-    assert set(runs["NFNet", 2, 4]["parameters"]) == {computed}
 
 
 def test_the_last_axis_of_whole_units_that_divides_is_sharded():

@@ -102,7 +102,7 @@ def test_state_tree(data):
 
 @pytest.mark.skipif(
     not hasattr(keras.callbacks, "OrbaxCheckpoint"),
-    reason="Keras 3.12 has none",
+    reason="Keras 3.12, the oldest that is allowed, has no such callback",
 )
 def test_orbax_checkpoint(data, tmp_path):
     from orbax.checkpoint import v1 as ocp

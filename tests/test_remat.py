@@ -102,9 +102,8 @@ def test_sam_ascends_as_without():
 
 
 @pytest.mark.long
+@pytest.mark.tensorflow  # On JAX all tests here are compiled by XLA.
 def test_gradients_compiled_with_xla_are_those_without():
-    if keras.backend.backend() == "torch":
-        pytest.skip("XLA is TensorFlow's and JAX's")
     assert_same_step("full", jit_compile=True)
 
 

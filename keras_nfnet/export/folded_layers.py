@@ -166,6 +166,8 @@ class PlainConvolution(keras.layers.Layer):
         """
         own = getattr(config, "weight_quantizer", None)
         if mode != "int8" or own is not None:
+            # Keras's own sign that a layer does not quantize: it warns, and
+            # goes on with the others.
             raise NotImplementedError(
                 f"The convolution {self.name!r} can be quantized to int8 "
                 "alone, with one scale for each filter. Received: "

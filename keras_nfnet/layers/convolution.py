@@ -12,7 +12,7 @@ from keras_nfnet.layers.grouped_convolution import (
     symmetric_padding,
 )
 from keras_nfnet.layers.initializers import ScaledNormal
-from keras_nfnet.layers.low_rank import merged, restart
+from keras_nfnet.layers.low_rank import LowRank, NotQuantized, merged
 from keras_nfnet.layers.rematerialization import NotRecomputed
 from keras_nfnet.layers.sharding import creating
 from keras_nfnet.utils.arguments import (
@@ -98,7 +98,7 @@ def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor", axis=None):
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
-class ScaledWSConv2D(NotRecomputed, keras.layers.Layer):
+class ScaledWSConv2D(NotRecomputed, NotQuantized, LowRank, keras.layers.Layer):
     """2D convolution with a scaled, weight-standardized kernel.
 
     The variables stay in the variable dtype and are standardized in it
@@ -152,7 +152,6 @@ class ScaledWSConv2D(NotRecomputed, keras.layers.Layer):
     """
 
     unit_axes = {"kernel": (0, 1, 2)}
-    lora_enabled = False
 
     def __init__(
         self,
@@ -266,89 +265,6 @@ class ScaledWSConv2D(NotRecomputed, keras.layers.Layer):
             self.eps,
             self.eps_mode,
             self.unit_axes["kernel"],
-        )
-
-    def enable_lora(
-        self,
-        rank,
-        lora_alpha=None,
-        a_initializer="he_uniform",
-        b_initializer="zeros",
-    ):
-        """Trains two factors of low rank in place of the kernel.
-
-        As `keras.layers.Conv2D.enable_lora`: the kernel is
-        `kernel + lora_alpha / rank * lora_kernel_a @ lora_kernel_b`. The sum
-        is standardized. The gain and the bias are trained as before. A file
-        has the sum, of a layer without LoRA.
-
-        Args:
-            rank: Rank of the factors, 1 or more.
-            lora_alpha: Factor of their product, times `rank`; `None` for
-                `rank`.
-            a_initializer: Of `lora_kernel_a`, `(height, width, channels,
-                rank)`.
-            b_initializer: Of `lora_kernel_b`, `(rank, filters)`.
-
-        Raises:
-            ValueError: If `rank` is not a positive integer, the layer is not
-                built, has a kernel constraint, or LoRA already.
-
-        Reference: Hu et al., arXiv:2106.09685.
-        """
-        keras.layers.Conv2D.enable_lora(
-            self,
-            integer("rank", rank),
-            lora_alpha=lora_alpha,
-            a_initializer=a_initializer,
-            b_initializer=b_initializer,
-        )
-
-    @property
-    def _kernel(self):
-        # What `keras.layers.Conv2D.enable_lora` asks for.
-        return self.kernel
-
-    def add_weight(self, *args, name=None, **kwargs):
-        """As `keras.layers.Layer.add_weight`."""
-        if name in ("lora_kernel_a", "lora_kernel_b"):
-            kwargs["autocast"] = False
-        return super().add_weight(*args, name=name, **kwargs)
-
-    def save_own_variables(self, store):
-        """Writes kernel, gain and bias by number; LoRA is merged."""
-        for index, variable in enumerate(self._saved_variables()):
-            value = variable
-            if self.lora_enabled:
-                value = ops.cast(merged(self, variable), variable.dtype)
-            store[str(index)] = value
-
-    def load_own_variables(self, store):
-        """Reads kernel, gain and bias; LoRA starts anew."""
-        if not self.lora_enabled:
-            super().load_own_variables(store)
-            return
-        variables = self._saved_variables()
-        if len(store.keys()) != len(variables):
-            raise ValueError(
-                f"The layer {self.name!r} must have {len(variables)} "
-                f"variables in the file. Received: {len(store.keys())}"
-            )
-        for index, variable in enumerate(variables):
-            variable.assign(store[str(index)])
-        restart(self)
-
-    def _saved_variables(self):
-        variables = [self.kernel, self.gain, self.bias] if self.built else []
-        return [variable for variable in variables if variable is not None]
-
-    def quantize(self, mode=None, **kwargs):
-        """Refuses: quantize what `keras_nfnet.fold` returns."""
-        # Keras's own sign that a layer does not quantize: `Model.quantize`
-        # warns of it and goes on with the others.
-        raise NotImplementedError(
-            "A standardized layer cannot be quantized; quantize what "
-            f"`keras_nfnet.fold` returns. Received: mode={mode!r}"
         )
 
     def call(self, inputs):

@@ -15,7 +15,7 @@ from keras import ops
 from keras_nfnet.layers.convolution import standardize
 from keras_nfnet.layers.grouped_convolution import convolve
 from keras_nfnet.layers.initializers import ScaledNormal
-from keras_nfnet.layers.low_rank import full, merged, restart
+from keras_nfnet.layers.low_rank import NotQuantized, full, merged, restart
 from keras_nfnet.layers.sharding import creating
 from keras_nfnet.utils.arguments import initializer, positive
 
@@ -159,14 +159,8 @@ class ScaledWSMixin:
             outputs = self.activation(outputs)
         return outputs
 
-    def quantize(self, mode=None, **kwargs):
-        """Refuses: quantize what `keras_nfnet.fold` returns."""
-        # Keras's own sign that a layer does not quantize: `Model.quantize`
-        # warns of it and goes on with the others.
-        raise NotImplementedError(
-            "A standardized layer cannot be quantized; quantize what "
-            f"`keras_nfnet.fold` returns. Received: mode={mode!r}"
-        )
+    # Not a base: the class behind this one is taken for that of Keras.
+    quantize = NotQuantized.quantize
 
     # Keras's layers with LoRA write the kernel and the bias only, and merge
     # LoRA into the kernel in the compute dtype.

@@ -141,6 +141,8 @@ def opened(monkeypatch):
     monkeypatch.setattr(
         file_adapters.TfRecordFileAdapter, "make_tf_data", make_tf_data
     )
+    # What is read ahead would grow on a busy machine.
+    monkeypatch.setattr(tf.data, "AUTOTUNE", 1)
     return paths
 
 

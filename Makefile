@@ -14,6 +14,8 @@
 # make docs-check    every page of it in headless Chromium
 # make everywhere      networks on all backends and runtimes against the
 #                      authors' logits: benchmarks/results/everywhere.md
+# make bench-rivals    our networks beside timm's in every runtime, in
+#                      .venv-rivals; RIVALS="--minutes 60 --networks F0" options
 # make faults        injects faults, counts what comes of them and writes
 #                      docs/reliability.md; KINDS="hostile" some kinds only
 # make constraints     constraints.txt from what .venv holds; opt in by
@@ -60,8 +62,8 @@ OPENVINO_TESTS := $(addprefix tests/test_,layers.py models.py fold.py \
 PARALLEL := -n auto --dist worksteal
 
 .PHONY: demo test test-long test-versions test-oldest test-newest test-nightly \
-	test-torch test-openvino test-hub docs docs-check everywhere faults \
-	constraints audit release-check lint format clean
+	test-torch test-openvino test-hub docs docs-check everywhere \
+	bench-rivals faults constraints audit release-check lint format clean
 
 demo: .venv/.train
 	$(BIN)/keras-nfnet demo
@@ -118,6 +120,15 @@ everywhere: .venv-everywhere/.created
 	.venv-everywhere/bin/python -m pip install --quiet \
 		--editable ".[dev,openvino]"
 	.venv-everywhere/bin/python benchmarks/everywhere.py
+
+# timm's requirement, torchvision, must be of the same build as PyTorch.
+bench-rivals: .venv-rivals/.created
+	.venv-rivals/bin/python -m pip install --quiet torch torchvision \
+		--index-url $(TORCH_INDEX) \
+		|| .venv-rivals/bin/python -m pip install --quiet torch torchvision
+	.venv-rivals/bin/python -m pip install --quiet timm onnxscript \
+		--editable ".[dev,openvino]"
+	.venv-rivals/bin/python benchmarks/rivals.py $(RIVALS)
 
 # The dry run tells whether keras-hub's pins and ours fit.
 test-hub: .venv-hub/.created
@@ -178,5 +189,4 @@ format: .venv/.dev
 	touch $@
 
 clean:
-	rm -rf .venv .venvs .venv-torch .venv-openvino .venv-hub .venv-docs demo \
-		build dist site *.egg-info
+	rm -rf .venv .venvs .venv-* demo build dist site *.egg-info

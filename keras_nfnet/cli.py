@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from keras_nfnet.bench.command import add_parser as add_bench
 from keras_nfnet.export.command import add_parser as add_export
 from keras_nfnet.export.command import pixels_or_fraction
 from keras_nfnet.training.command import add_commands as add_training
@@ -112,6 +113,7 @@ def _parser():
     )
 
     add_export(commands)
+    add_bench(commands, _command)
 
     convert = _command(
         commands,

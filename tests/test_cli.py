@@ -16,7 +16,9 @@ def run(capsys, *arguments):
     return status, streams.out, streams.err
 
 
-@pytest.mark.parametrize("command", ["demo", "info", "predict", "convert"])
+@pytest.mark.parametrize(
+    "command", ["demo", "info", "predict", "convert", "bench"]
+)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])

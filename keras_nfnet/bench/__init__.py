@@ -1,0 +1,1 @@
+"""Times of one network in every runtime: `keras-nfnet bench`."""

@@ -72,6 +72,14 @@ class Contract:
             images = ops.round(ops.clip(images, 0, 255))
         return ops.cast(images, self.dtype)
 
+    def pixels_of(self, images):
+        """The pixels that `images` was given, of a NumPy array."""
+        images = np.asarray(images, "float32")
+        if self.statistics:
+            mean, deviation = (np.float32(values) for values in self.statistics)
+            images = images * deviation + mean
+        return images
+
     def pixels(self, pictures):
         """RGB pictures with the model's channels.
 

@@ -56,6 +56,24 @@ def add_commands(commands, command):
         action="store_true",
         help="of a run's folder, take the average of the weights",
     )
+    evaluate.add_argument(
+        "--input-range",
+        choices=("imagenet", "0-255"),
+        help="what the model takes: normalized images or pixels (default: "
+        "found out)",
+    )
+    evaluate.add_argument(
+        "--report",
+        metavar="PATH.html",
+        help="write a page with confusions, the worst errors and accuracy by "
+        "class; one file that opens offline",
+    )
+    evaluate.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="names of the classes in the report: a text file, one a line "
+        "(default: the data's)",
+    )
 
 
 def _add_recipe(parser, argument):
@@ -140,7 +158,7 @@ def _train(options):
 
 
 def _evaluate(options):
-    from keras_nfnet.training.evaluate import evaluate_source
+    from keras_nfnet.training.evaluate import evaluate_source, shown
 
     recipe = recipe_of(options) if options.recipe else None
     if recipe is None and (options.settings or options.strategy):
@@ -155,16 +173,13 @@ def _evaluate(options):
         average=options.ema,
         batch_size=options.batch_size,
         progress=not options.quiet,
+        input_range=options.input_range,
+        report=options.report,
+        labels=options.labels,
     )
-    rows = [
-        ("accuracy", f"{100 * values['accuracy']:.2f}%"),
-        ("top-5 accuracy", f"{100 * values['top5']:.2f}%"),
-        ("loss", f"{values['loss']:.4f}"),
-        ("examples", f"{values['examples']:,}"),
-    ]
-    if values["corrupt"]:
-        rows.append(("corrupt", values["corrupt"]))
-    _print(rows)
+    _print(shown(values))
+    if options.report:
+        print(f"\nreport in {options.report}")
     return 0
 
 

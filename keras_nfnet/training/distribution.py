@@ -7,8 +7,9 @@ An engine has:
 - `scope()`: where models are built and trained;
 - `distributed(part)`: the training data for `fit`, from a function that
   gives the `index`th of `count` equal parts of every global batch;
-- `summed(function, model)`: a function of `(images, labels, weights)` that
-  sums `function` of the model's outputs over all devices.
+- `summed(function, model)`: a function of `(images, labels, rows)` that sums
+  `function` of the model's outputs, labels and rows over all devices. Each
+  device has its rows of the three; the sum is on all of them.
 """
 
 import keras

@@ -1,5 +1,7 @@
 """Exact evaluation on any number of devices."""
 
+import functools
+
 import numpy as np
 from keras import ops
 
@@ -10,9 +12,9 @@ class Evaluation:
     """Evaluates one model, as often as needed.
 
     What is reported is of every picture exactly once, on however many
-    devices: batches are filled up with pictures of no weight, and sums are
-    divided, not means averaged. The loss is computed from logits, without
-    label smoothing.
+    devices: batches are filled up with pictures that are not counted, and
+    sums are divided, not means averaged. The loss is computed from logits,
+    without label smoothing.
 
     Args:
         model: A classifier that ends in a softmax, in logits, or in one
@@ -29,14 +31,20 @@ class Evaluation:
     def __init__(self, model, engine, batch_size):
         self.batch_size = batch_size
         with engine.scope():
-            self._summed = engine.summed(_sums, logits_model(model))
+            self._summed = engine.summed(
+                functools.partial(_by_row, batch_size), logits_model(model)
+            )
 
-    def __call__(self, dataset, progress=None):
+    def __call__(self, dataset, progress=None, each=None):
         """Evaluates on `(images, labels)`.
 
         Args:
             dataset: Batches of at most `batch_size`, labels one-hot.
             progress: A function that wraps the batches, such as `tqdm`.
+            each: A function of the images and labels of a batch and of a
+                float64 array `(pictures, 5)`: loss, top-1 and top-5 hit (0
+                or 1), the predicted class and its probability. It is called
+                for every batch, in order.
 
         Returns:
             `{"loss", "accuracy", "top5"}`; top-1 and top-5 accuracy in
@@ -45,46 +53,63 @@ class Evaluation:
         Raises:
             ValueError: If there are no pictures.
         """
-        total = np.zeros(4)
+        rows = np.arange(self.batch_size, dtype="int32")
+        total, count = np.zeros(3), 0
         for images, labels in progress(dataset) if progress else dataset:
             images, labels = np.asarray(images), np.asarray(labels)
-            weights = np.zeros(self.batch_size, "float32")
-            weights[: len(images)] = 1
-            sums = self._summed(
+            values = self._summed(
                 _filled(images, self.batch_size),
                 _filled(labels, self.batch_size),
-                weights,
+                rows,
             )
-            total += np.asarray(sums, "float64")
-        count, loss, top1, top5 = total
+            values = np.asarray(values, "float64")[: len(images)]
+            if each is not None:
+                each(images, labels, values)
+            total += values[:, :3].sum(axis=0)
+            count += len(images)
         if not count:
             raise ValueError(
                 "The data must hold pictures that can be decoded. "
                 "Received: none"
             )
-        return {
-            "loss": float(loss / count),
-            "accuracy": float(top1 / count),
-            "top5": float(top5 / count),
-        }
+        loss, top1, top5 = (float(each) for each in total / count)
+        return {"loss": loss, "accuracy": top1, "top5": top5}
 
 
-def _sums(logits, labels, weights):
-    """Number of pictures, and sums of loss, top-1 and top-5 hits."""
+def _by_row(batch_size, logits, labels, rows):
+    """What is known of each picture, in its row of the global batch.
+
+    A device that has other pictures of the batch leaves their rows 0, so
+    that the sum over devices is the whole.
+
+    Args:
+        batch_size: Pictures of the global batch.
+        logits: Tensor `(pictures, classes)` of one device.
+        labels: Their labels, one-hot.
+        rows: Where they are in the global batch.
+
+    Returns:
+        A float32 tensor `(batch_size, 5)`, see `Evaluation.__call__`.
+    """
     logits = ops.cast(logits, "float32")
-    true = ops.sum(ops.where(labels > 0.5, logits, 0.0), axis=-1)
-    loss = ops.logsumexp(logits, axis=-1) - true
+    is_true = labels > 0.5
+    true = ops.sum(ops.where(is_true, logits, 0.0), axis=-1)
+    total = ops.logsumexp(logits, axis=-1)
+    loss = total - true
     # Classes before the true one; a tie, as between NaNs, is no hit.
-    others = ops.cast(labels < 0.5, "float32")
-    above = ops.sum(
-        others * ops.cast(logits >= true[:, None], "float32"), axis=-1
+    others = ops.where(is_true, -np.inf, logits)
+    before = ops.cast(others >= true[:, None], "float32")
+    above = ops.sum(ops.where(is_true, 0.0, before), axis=-1)
+    finite = ops.isfinite(loss)
+    top1, top5 = (ops.logical_and(finite, above < top) for top in (1, 5))
+    # The class of a tie is the wrong one: what is no hit is no hit.
+    predicted = ops.where(
+        top1, ops.argmax(ops.cast(is_true, "int32"), -1), ops.argmax(others, -1)
     )
-    finite = ops.cast(ops.isfinite(loss), "float32")
-    hits = [
-        finite * ops.cast(above < top, "float32") * weights for top in (1, 5)
-    ]
-    loss = ops.where(weights > 0, loss, ops.zeros_like(loss))
-    return ops.stack([ops.sum(v) for v in (weights, loss, *hits)])
+    best = ops.where(top1, true, ops.max(others, axis=-1))
+    values = (loss, top1, top5, predicted, ops.exp(best - total))
+    values = ops.stack([ops.cast(v, "float32") for v in values], axis=-1)
+    return ops.segment_sum(values, rows, num_segments=batch_size)
 
 
 def _filled(array, size):

@@ -1,6 +1,7 @@
 """`keras.distribution` on JAX, the way Keras trains on TPUs."""
 
 import contextlib
+import functools
 import os
 
 import jax
@@ -58,23 +59,30 @@ class JaxEngine:
         return part(self.worker, self.workers)
 
     def summed(self, function, model):
-        """Sums `function(model's outputs, labels, weights)` over devices.
+        """Sums `function(model's outputs, labels, rows)` over devices.
 
         Every process must give the same batches.
         """
 
-        @jax.jit
-        def over_devices(trainable, non_trainable, images, labels, weights):
+        # The sum is whole on every device, also of another process.
+        everywhere = None
+        if self._distribution is not None:
+            everywhere = keras.distribution.TensorLayout(
+                (None, None), self._distribution.device_mesh
+            ).backend_layout
+
+        @functools.partial(jax.jit, out_shardings=everywhere)
+        def over_devices(trainable, non_trainable, images, labels, rows):
             outputs, _ = model.stateless_call(
                 trainable, non_trainable, images, training=False
             )
-            return function(outputs, labels, weights)
+            return function(outputs, labels, rows)
 
-        def run(images, labels, weights):
+        def run(images, labels, rows):
             return over_devices(
                 [variable.value for variable in model.trainable_variables],
                 [variable.value for variable in model.non_trainable_variables],
-                *map(self._spread, (images, labels, weights)),
+                *map(self._spread, (images, labels, rows)),
             )
 
         return run

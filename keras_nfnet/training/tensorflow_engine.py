@@ -45,7 +45,7 @@ class TensorFlowEngine:
         return self.strategy.distribute_datasets_from_function(of_worker)
 
     def summed(self, function, model):
-        """Sums `function(model's outputs, labels, weights)` over replicas.
+        """Sums `function(model's outputs, labels, rows)` over replicas.
 
         Every process must give the same batches.
         """
@@ -58,13 +58,13 @@ class TensorFlowEngine:
             start = context.replica_id_in_sync_group * rows
             return array[start : start + rows]
 
-        def of_replica(images, labels, weights):
+        def of_replica(images, labels, rows):
             outputs = model(part_of(images), training=False)
-            return function(outputs, part_of(labels), part_of(weights))
+            return function(outputs, part_of(labels), part_of(rows))
 
         @tf.function
-        def over_replicas(images, labels, weights):
-            sums = strategy.run(of_replica, args=(images, labels, weights))
+        def over_replicas(images, labels, rows):
+            sums = strategy.run(of_replica, args=(images, labels, rows))
             return strategy.reduce("SUM", sums, axis=None)
 
         return over_replicas

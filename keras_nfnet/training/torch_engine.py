@@ -34,7 +34,7 @@ class TorchEngine:
         return part(0, 1)
 
     def summed(self, function, model):
-        """Sums `function(model's outputs, labels, weights)`."""
+        """Sums `function(model's outputs, labels, rows)`."""
 
         @torch.no_grad()
         def run(*arrays):

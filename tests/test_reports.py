@@ -1,12 +1,12 @@
 """Pages that runs and evaluations write: their numbers, safe and offline."""
 
 import collections
-import html.parser
 import os
 
 import keras
 import numpy as np
 import pytest
+from html_page import Page, refuse_what_is_not_offline
 from PIL import Image
 
 from keras_nfnet import NFNet, NFNetConfig, Recipe, preprocess_input
@@ -38,51 +38,6 @@ RECIPE = Recipe(
     evaluation_margin=0,
     strategy="one",
 ).replace
-
-
-class Page(html.parser.HTMLParser):
-    """The tables and pictures of a page, and all its elements.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path):
-        super().__init__()
-        self.in_cell = False
-        self.elements, self.tables, self.pictures = [], [], []
-        self.text = path.read_text("utf-8")
-        self.feed(self.text)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-            self.in_cell = True
-        elif tag == "img":
-            self.pictures.append(dict(attributes))
-
-    def handle_endtag(self, tag):
-        self.in_cell = self.in_cell and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        if self.in_cell:
-            self.tables[-1][-1][-1] += data
-
-
-def refuse_what_is_not_offline(page):
-    """No script, no address but of embedded pictures, and a policy."""
-    assert "default-src 'none'" in page.text
-    for tag, attributes in page.elements:
-        assert tag not in ("script", "link", "iframe", "object", "base", "a")
-        for name, value in attributes.items():
-            assert not name.startswith("on"), (tag, attributes)
-            if name in ("src", "href"):
-                assert value.startswith("data:image/png;base64,"), value
 
 
 @pytest.fixture
@@ -165,7 +120,7 @@ def test_a_report_counts_what_the_model_says(
         assert count <= wrong[a, b]
 
 
-@pytest.mark.parametrize(("classes", "shown"), [(2, 2), (1, 2), (40, 40)])
+@pytest.mark.parametrize(("classes", "shown"), [(1, 2), (40, 40)])
 def test_a_report_of_any_number_of_classes(classes, shown, tmp_path):
     generator = np.random.default_rng(0)
     for index in range(80):
@@ -211,7 +166,8 @@ def test_the_worst_errors_are_those_of_largest_loss(tmp_path):
 def test_a_page_that_cannot_be_written_is_refused_before_all_work(
     tmp_path, capsys
 ):
-    for path in ("page.txt", "no/such/page.html", ".html/", ""):
+    (tmp_path / "folder.html").mkdir()
+    for path in ("page.txt", "no/such/page.html", "folder.html", ""):
         command = ["evaluate", "none", "--report", str(tmp_path / path)]
         assert main(command) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from html_page import Page, refuse_what_is_not_offline
 
 import keras_nfnet
 from keras_nfnet import Recipe
@@ -215,6 +216,33 @@ def test_a_run_leaves_its_directory(data_dir, tmp_path, capsys):
     assert f"{100 * last['val_accuracy']:.2f}%" in printed
     assert (run / "training.png").read_bytes()[:4] == b"\x89PNG"
     assert list((run / "tensorboard").rglob("events.out.*"))
+    stages = {f"clipped_{stage}" for stage in ("stem", "stage1", "head")}
+    assert stages <= set(last)
+    page = Page(run / "report.html")
+    refuse_what_is_not_offline(page)
+    shown = dict(page.tables[0])
+    assert shown["held-out accuracy"] == f"{100 * last['val_accuracy']:.2f}%"
+    assert [p["alt"] for p in page.pictures] == [
+        "Training curves",
+        "Signal propagation",
+    ]
+    assert [float(n) for n in page.tables[1][2][1:]] == pytest.approx(
+        list(last.values())[1:], rel=1e-3
+    )
+    # As of a run that was killed after its first epoch.
+    (run / "results.json").rename(tmp_path / "results.json")
+    log = (run / "log.csv").read_text().splitlines()
+    (run / "log.csv").write_text("\n".join(log[:2]))
+    page = tmp_path / "page.html"
+    assert main(["report", str(run), "--out", str(page)]) == 0
+    assert str(page) in capsys.readouterr().out
+    page = Page(page)
+    assert "Epoch 1 of 2." in page.text and len(page.pictures) == 1
+    (run / "log.csv").write_text("\n".join(log[:1]))
+    assert main(["report", str(run)]) == 2
+    assert "an epoch or more" in capsys.readouterr().err
+    (run / "log.csv").write_text("\n".join(log))
+    (tmp_path / "results.json").rename(run / "results.json")
     beside = described(run / "model.keras")
     assert beside.labels == tuple("0123456789")
     assert beside.size == (recipe.test_size or recipe.size,) * 2

@@ -253,11 +253,7 @@ class NFNetModel(
         if clipped is not None:
             own["clipped"] = clipped
             if self._clipped_by_stage:
-                for stage in (*_STAGES, "head"):
-                    own[f"clipped_{stage}"] = clipped_fraction(
-                        self.optimizer,
-                        lambda path, stage=stage: _stage(path) == stage,
-                    )
+                own.update(clipped_by_stage(self.optimizer))
         # A metric of the user's keeps its name.
         own = {name: log for name, log in own.items() if name not in logs}
         self._own_logs = tuple(own)
@@ -266,6 +262,21 @@ class NFNetModel(
 
 # Keras's HDF5 files name a model's class without its package.
 keras.saving.get_custom_objects()[NFNetModel.__name__] = NFNetModel
+
+
+def clipped_by_stage(optimizer):
+    """`{"clipped_stem": fraction of units, …}` of the step just made.
+
+    Args:
+        optimizer: Of an NFNet; empty for one that does not clip.
+    """
+    fractions = {
+        f"clipped_{stage}": clipped_fraction(
+            optimizer, lambda path, stage=stage: _stage(path) == stage
+        )
+        for stage in (*_STAGES, "head")
+    }
+    return {k: v for k, v in fractions.items() if v is not None}
 
 
 def _stage(path):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_nfnet.models.classifier import clipped_by_stage
 from keras_nfnet.models.skipped_steps import skipped_steps
 from keras_nfnet.training.ema import ema_model
 from keras_nfnet.training.state import restore_state, state_of
@@ -26,6 +27,9 @@ class _Interrupted(Exception):
 
 class EvaluateEachEpoch(keras.callbacks.Callback):
     """Adds `val_…` to an epoch's logs, and `ema_val_…` for the average.
+
+    And `clipped_stem` … `clipped_head`, the fractions of units that the last
+    step clipped, by stage.
 
     Args:
         evaluation: A function from a model to an `Evaluation` of it.
@@ -49,6 +53,8 @@ class EvaluateEachEpoch(keras.callbacks.Callback):
         self.average = None
 
     def on_epoch_end(self, epoch, logs=None):
+        fractions = clipped_by_stage(self.model.optimizer)
+        logs.update({k: float(v) for k, v in fractions.items()})
         try:
             logs.update(self.evaluate(self._stoppable))
         except _Interrupted:  # The run ends; it evaluates when it goes on.

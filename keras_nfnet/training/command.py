@@ -1,4 +1,4 @@
-"""`keras-nfnet train` and `keras-nfnet evaluate`."""
+"""`keras-nfnet train`, `keras-nfnet evaluate` and `keras-nfnet report`."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from keras_nfnet.training import recipes
 
 
 def add_commands(commands, command):
-    """Adds both to the command line.
+    """Adds them to the command line.
 
     Args:
         commands: What `argparse`'s `add_subparsers` returned.
@@ -73,6 +73,25 @@ def add_commands(commands, command):
         metavar="FILE",
         help="names of the classes in the report: a text file, one a line "
         "(default: the data's)",
+    )
+
+    report = command(
+        commands,
+        "report",
+        _report,
+        "write the page of a run: curves, clipping by stage, signal "
+        "propagation, recipe",
+    )
+    report.description += (
+        " One file that opens offline, also of a run that is not finished; a "
+        "finished one has left it as report.html. For errors and confusions "
+        "see evaluate --report."
+    )
+    report.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    report.add_argument(
+        "--out",
+        metavar="PATH.html",
+        help="the page (default: report.html in the run's folder)",
     )
 
 
@@ -180,6 +199,13 @@ def _evaluate(options):
     _print(shown(values))
     if options.report:
         print(f"\nreport in {options.report}")
+    return 0
+
+
+def _report(options):
+    from keras_nfnet.training.run_report import report_run
+
+    print(f"report in {report_run(options.run_folder, options.out)}")
     return 0
 
 

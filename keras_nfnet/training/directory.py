@@ -151,8 +151,8 @@ class RunDirectory:
             )
         ]
 
-    def finish(self, result):
-        """Writes what the run leaves."""
+    def finish(self, result, with_signal=True):
+        """Writes what the run leaves; see `write_results`."""
         if self.path is None or not self._chief:
             return
         summary = {
@@ -165,7 +165,7 @@ class RunDirectory:
             **{name: values[-1] for name, values in result.history.items()},
             **result.evaluation,
         }
-        write_results(self.path, result, summary, self._recipe)
+        write_results(self.path, result, summary, self._recipe, with_signal)
 
     def _refuse_another_recipe(self, there, path):
         different = [

@@ -105,11 +105,11 @@ def picture(png, text):
     )
 
 
-def plot(figure, text):
-    """An embedded matplotlib figure."""
+def png_of(figure):
+    """A matplotlib figure as the bytes of a PNG."""
     file = io.BytesIO()
     figure.savefig(file, dpi=110, format="png")
-    return picture(file.getvalue(), text)
+    return file.getvalue()
 
 
 def write_page(path, title, *parts):

@@ -1,9 +1,12 @@
-"""What a run leaves in its directory: models, a table, a plot."""
+"""What a run leaves in its directory: models, a table, a report."""
 
 import json
 import os
 
 from keras_nfnet.data.description import description
+from keras_nfnet.diagnostics import signal_propagation
+from keras_nfnet.training.html_page import png_of
+from keras_nfnet.training.run_report import training_figure, write_run_report
 from keras_nfnet.utils.files import replacing
 from keras_nfnet.weights import save
 
@@ -11,6 +14,7 @@ MODEL = "model.keras"
 EMA_MODEL = "ema_model.keras"
 WEIGHTS = "weights.safetensors"
 EMA_WEIGHTS = "ema_weights.safetensors"
+REPORT = "report.html"
 
 
 def save_model(model, path):
@@ -19,14 +23,16 @@ def save_model(model, path):
         model.save(temporary)
 
 
-def write_results(directory, result, summary, recipe):
-    """Writes models, weights, their description, results and a plot.
+def write_results(directory, result, summary, recipe, with_signal=True):
+    """Writes models, weights, their description, results and a report.
 
     Args:
         directory: The run's directory.
         result: A `TrainingResult`.
         summary: What `results.json` holds.
         recipe: The run's, for how pictures are prepared.
+        with_signal: Whether the report shows the signal's propagation; one
+            of several processes cannot measure it alone.
     """
     save_model(result.model, os.path.join(directory, MODEL))
     save(result.model, os.path.join(directory, WEIGHTS))
@@ -46,43 +52,15 @@ def write_results(directory, result, summary, recipe):
         with replacing(os.path.join(directory, name)) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
+    curves = png_of(training_figure(result.history))
     with replacing(os.path.join(directory, "training.png")) as temporary:
-        training_figure(result.history).savefig(
-            temporary, dpi=110, format="png"
-        )
-
-
-def training_figure(history):
-    """Loss, accuracy, clipped units and learning rate over the epochs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    (loss, accuracy), (clipped, rate) = figure.subplots(2, 2)
-    for axis, name, title in (
-        (loss, "loss", "loss"),
-        (accuracy, "accuracy", "accuracy"),
-    ):
-        for prefix, label in (
-            ("", "training"),
-            ("val_", "held out"),
-            ("ema_val_", "held out, average of the weights"),
-        ):
-            _curve(axis, history.get(prefix + name), label)
-        axis.set_ylabel(title)
-        axis.legend()
-    _curve(clipped, history.get("clipped"), "clipped")
-    clipped.set_ylabel("fraction of units clipped, last step")
-    _curve(rate, history.get("learning_rate"), "learning rate")
-    rate.set_ylabel("learning rate")
-    for axis in (loss, accuracy, clipped, rate):
-        axis.set_xlabel("epoch")
-        axis.grid(alpha=0.3)
-    return figure
-
-
-def _curve(axis, values, label):
-    if values:
-        values = [float("nan") if v is None else v for v in values]
-        axis.plot(
-            range(1, len(values) + 1), values, label=label, marker=".", ms=3
-        )
+        with open(temporary, "wb") as file:
+            file.write(curves)
+    write_run_report(
+        os.path.join(directory, REPORT),
+        recipe,
+        result.history,
+        curves,
+        summary,
+        signal_propagation(result.model) if with_signal else None,
+    )

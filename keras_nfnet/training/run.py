@@ -82,7 +82,8 @@ def train(
             `checkpoints/`, `log.csv`, `tensorboard/`, and at the end
             `model.keras`, `weights.safetensors`, the same for the average of
             the weights, `labels.txt` and `preprocessing.json`, which go with
-            them, `results.json` and `training.png`. `None` to keep nothing.
+            them, `results.json`, `training.png` and `report.html`, which
+            opens offline. `None` to keep nothing.
         data_dir: Where TFDS keeps data sets; `None` for its default.
         verbose: As for `keras.Model.fit`; by default a progress bar.
         callbacks: Further Keras callbacks. Their model ends in logits. They
@@ -292,7 +293,7 @@ def _train(
         corrupt=report.lines(),
         steps=track.step,
     )
-    run.finish(result)
+    run.finish(result, with_signal=engine.workers == 1)
     return result
 
 

@@ -175,12 +175,16 @@ def _worst(errors, names, files):
     for index, true, predicted, of_true, of_predicted, png in errors:
         file = files[index] if files else f"picture {index + 1:,}"
         lines = (
-            (f"{names[true]}: {100 * of_true:.2g}%", "is"),
-            (f"{names[predicted]}: {100 * of_predicted:.3g}%", "predicted"),
+            ("is", names[true], of_true),
+            ("predicted", names[predicted], of_predicted),
         )
         text = [
-            element("div", f"{what} ", element("b", line, dir="auto"))
-            for line, what in lines
+            element(
+                "div",
+                *(f"{what} ", element("b", name, dir="auto")),
+                f": {100 * probability:.3g}%",
+            )
+            for what, name, probability in lines
         ]
         cards.append(
             element(

@@ -30,9 +30,10 @@ _HEAD = """<!DOCTYPE html>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
   max-width: 62rem; margin: 0 auto; padding: 1rem; }}
-h1, h2 {{ line-height: 1.2; }}
+h1, h2 {{ line-height: 1.2; overflow-wrap: anywhere; }}
+b {{ unicode-bidi: isolate; }}
 img {{ max-width: 100%; height: auto; }}
-.wide {{ overflow-x: auto; }}
+.wide {{ overflow-x: auto; margin: 1rem 0; }}
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .15rem .6rem; border-bottom: 1px solid #ddd;
   text-align: left; vertical-align: top; }}

@@ -159,6 +159,7 @@ def training_figure(history):
     rate.set_ylabel("learning rate")
     for axis in (loss, accuracy, clipped, rate):
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     return figure
 

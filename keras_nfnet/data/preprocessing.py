@@ -19,6 +19,7 @@ from keras_nfnet.utils.arguments import (
     one_of,
     refuse,
 )
+from keras_nfnet.utils.moved import moved_names
 
 # Mean and standard deviation of the RGB channels over ImageNet, for pixels
 # of 0–255: arXiv:2102.06171, the authors' dataset.py.
@@ -237,3 +238,6 @@ def to_channels(images, channels):
 def sides(size):
     """`(height, width)` of a size in pixels, one number or two."""
     return integers("size", size)
+
+
+__getattr__ = moved_names(__name__)

@@ -5,6 +5,7 @@ import os
 
 from keras_nfnet.utils import arguments
 from keras_nfnet.utils.files import place, scratch_folder
+from keras_nfnet.utils.moved import moved_names
 
 
 def check_file(path, overwrite, ending):
@@ -87,3 +88,6 @@ def size_of(path):
         for folder, _, files in os.walk(path)
         for file in files
     )
+
+
+__getattr__ = moved_names(__name__)

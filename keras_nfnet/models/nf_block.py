@@ -24,6 +24,7 @@ from keras_nfnet.utils.arguments import (
     optional,
     positive,
 )
+from keras_nfnet.utils.moved import moved_names
 
 
 def call_layer(layer, *args):
@@ -394,3 +395,6 @@ class NFBlock(keras.layers.Layer):
     def get_config(self):
         own = {name: getattr(self, name) for name in _ARGUMENTS}
         return {**super().get_config(), **own}
+
+
+__getattr__ = moved_names(__name__)

@@ -3,13 +3,17 @@
     python tools/release_check.py [--python python3.13] [--backend jax]
 
 Builds from a copy of what git tracks, so that nothing left in the folder can
-get in. Checks the metadata (`twine check --strict`) and the names in both
-files, then installs the wheel into an empty environment for each Python and
-runs `tools/release_smoke.py` there, where the source tree cannot be seen.
-The two files stay in dist/. Exit status 0, or 1 with what to mend.
+get in, and twice: in other folders, with other times, modes and umask, the
+bytes must be the same, which the commit and the version of setuptools (it is
+in the wheel) alone decide. Checks the metadata (`twine check --strict`) and
+the names in both files, then installs the wheel into an empty environment for
+each Python and runs `tools/release_smoke.py` there, where the source tree
+cannot be seen. The two files stay in dist/. Exit status 0, or 1 with what to
+mend.
 """
 
 import argparse
+import gzip
 import os
 import pathlib
 import shutil
@@ -82,9 +86,7 @@ def check_release(options, folder):
     if len(missing) == len(pythons) or (missing and options.all):
         raise ReleaseError(f"no such Python: {', '.join(missing)}")
 
-    source = folder / "source"
-    names = copy_source(source)
-    sdist, wheel = build(source)
+    names, (sdist, wheel) = build_twice(folder)
     version = wheel.name.split("-")[1]
     check_sdist(sdist, names)
     check_wheel(wheel, names)
@@ -153,16 +155,128 @@ def copy_source(destination):
     return names
 
 
-def build(source):
-    """Builds into dist/, emptied first; the sdist and the wheel."""
+def build_twice(folder):
+    """Builds into dist/, and again; the names in git, the sdist, the wheel.
+
+    The second build is made where all that must not matter is another: the
+    folder, times and modes of the files, the umask, and Python's hashes.
+    """
+    epoch = int(_output("git", "-C", ROOT, "log", "-1", "--format=%ct"))
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    _run(sys.executable, "-m", "build", "--outdir", dist, source)
+    dist.mkdir()
+    source, other = folder / "source", folder / "another" / "checkout"
+    names = copy_source(source)
+    copy_source(other)
+    for name in names:
+        (other / name).chmod(0o700)
+        os.utime(other / name, (epoch + 10**6, epoch + 10**6))
+    executable = {name for name in names if os.access(ROOT / name, os.X_OK)}
+    again = folder / "again"
+    again.mkdir()
+    with ThreadPoolExecutor(2) as pool:
+        files, others = pool.map(
+            lambda job: build(*job, epoch, executable),
+            ((source, dist, 0o022, "1"), (other, again, 0o077, "2")),
+        )
+    for one, another in zip(files, others, strict=True):
+        compare_bytes(one, another)
+    _run(sys.executable, "-m", "twine", "check", "--strict", *files)
+    return names, files
+
+
+def build(source, dist, umask, seed, epoch, executable):
+    """Builds an sdist, and from it a wheel, of the same bytes anywhere.
+
+    Args:
+        source: Folder of what git tracks. Its times and modes are changed.
+        dist: An empty folder for the two.
+        umask: Of the process that builds.
+        seed: Of Python's hashes there.
+        epoch: The time that all files get, in seconds.
+        executable: Names of files that can be run.
+    """
+    for path in source.rglob("*"):
+        run = path.is_dir() or str(path.relative_to(source)) in executable
+        path.chmod(0o755 if run else 0o644)
+        os.utime(path, (epoch, epoch))
+    environment = {"SOURCE_DATE_EPOCH": str(epoch), "PYTHONHASHSEED": seed}
+    command = (sys.executable, "-m", "build", "--outdir", dist)
+    _run(*command, "--sdist", source, umask=umask, **environment)
+    (sdist,) = dist.glob("*.tar.gz")
+    repack(sdist, epoch)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tarfile.open(sdist) as archive,
+    ):
+        archive.extractall(folder, filter="data")
+        (unpacked,) = pathlib.Path(folder).iterdir()
+        _run(*command, "--wheel", unpacked, umask=0o022, **environment)
     files = sorted(dist.iterdir(), key=lambda file: file.suffix)
     if [file.suffix for file in files] != [".gz", ".whl"]:
         raise ReleaseError(f"the build left {[file.name for file in files]}")
-    _run(sys.executable, "-m", "twine", "check", "--strict", *files)
     return files
+
+
+def repack(sdist, epoch):
+    """Takes from an sdist who built it, when, and in which order."""
+    with tarfile.open(sdist) as archive:
+        members = [
+            (member, archive.extractfile(member))
+            for member in sorted(archive.getmembers(), key=lambda m: m.name)
+        ]
+        with (
+            open(f"{sdist}.new", "wb") as file,
+            gzip.GzipFile("", "wb", mtime=epoch, fileobj=file) as packed,
+            tarfile.open(
+                fileobj=packed, mode="w", format=tarfile.PAX_FORMAT
+            ) as new,
+        ):
+            for member, content in members:
+                member.uid = member.gid = 0
+                member.uname = member.gname = ""
+                member.mtime = epoch
+                member.mode = 0o755 if member.mode & 0o100 else 0o644
+                member.pax_headers = {}
+                new.addfile(member, content)
+    os.replace(f"{sdist}.new", sdist)
+
+
+def compare_bytes(one, another):
+    """Refuses two builds of one file that are not the same bytes."""
+    if one.name != another.name:
+        raise ReleaseError(f"two builds are {one.name} and {another.name}")
+    if one.read_bytes() == another.read_bytes():
+        return
+    first, second = map(_members, (one, another))
+    names = first.keys() | second.keys()
+    differing = sorted(n for n in names if first.get(n) != second.get(n))
+    raise ReleaseError(
+        f"two builds of {one.name} are not the same bytes: they differ in "
+        f"{', '.join(differing) or 'order or compression'}"
+    )
+
+
+def _members(file):
+    """`{name: all that is stored of it}` of an archive's members."""
+    if file.suffix == ".whl":
+        with zipfile.ZipFile(file) as archive:
+            return {
+                info.filename: (
+                    archive.read(info),
+                    info.date_time,
+                    info.external_attr,
+                )
+                for info in archive.infolist()
+            }
+    with tarfile.open(file) as archive:
+        return {
+            member.name: (
+                member.isfile() and archive.extractfile(member).read(),
+                member.get_info(),
+            )
+            for member in archive.getmembers()
+        }
 
 
 def check_sdist(sdist, names):
@@ -249,10 +363,15 @@ def smoke_test(name, python, wheel, version, backend, folder):
     return title
 
 
-def _run(*command):
+def _run(*command, umask=-1, **environment):
     command = [str(part) for part in command]
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env={**os.environ, **environment},
+        umask=umask,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode:
         print(done.stdout, file=sys.stderr)

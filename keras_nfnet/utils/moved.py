@@ -4,6 +4,7 @@ import importlib
 import warnings
 
 # By the module that had the name: the name, and where it is now.
+_POOLING = "keras_nfnet.layers.pooling"
 MOVED = {
     "keras_nfnet.data.preprocessing": {
         "decode_picture": "keras_nfnet.data.decoding.decode_picture",
@@ -12,7 +13,7 @@ MOVED = {
         "staged": "keras_nfnet.utils.files.staged",
     },
     "keras_nfnet.models.nf_block": {
-        "GlobalAveragePooling": "keras_nfnet.layers.pooling.GlobalAveragePooling",
+        "GlobalAveragePooling": f"{_POOLING}.GlobalAveragePooling",
     },
 }
 

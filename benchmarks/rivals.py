@@ -224,7 +224,9 @@ def timm_openvino_int8(network, path):
     import nncf
     import openvino
 
-    model = openvino.Core().read_model(path.parent / "timm.onnx")
+    # Not `read_model`: it leaves the standardized kernels uncomputed, and
+    # NNCF would leave them in float.
+    model = openvino.convert_model(path.parent / "timm.onnx")
     pictures = [picture[None] for picture in calibration(network)]
     openvino.save_model(
         nncf.quantize(

@@ -6,11 +6,14 @@
 import importlib.util
 import io
 import os
+import re
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from keras_nfnet import __version__
 
 ROOT = Path(__file__).parent.parent
 
@@ -77,3 +80,27 @@ def test_two_wheels_that_differ_are_refused_by_name(release_check, tmp_path):
     with pytest.raises(release_check.ReleaseError, match=r"in dated\.py"):
         release_check.compare_bytes(*wheels)
     release_check.compare_bytes(wheels[0], wheels[0])
+
+
+def test_the_changelog_is_one_as_keep_a_changelog_has_it():
+    """Versions with their dates, newest first, and the six kinds of change."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    kinds = "Added|Changed|Deprecated|Removed|Fixed|Security"
+    for line in re.findall("^#{2,}.*", text, re.MULTILINE):
+        assert re.fullmatch(
+            r"## \[Unreleased\]"
+            r"|## \[\d+\.\d+\.\d+\w*\] - \d{4}-\d{2}-\d{2}"
+            rf"|### ({kinds})",
+            line,
+        ), line
+    released = re.findall(r"^## \[(\d\S*)\] - (\S+)", text, re.MULTILINE)
+    assert released[0][0] == __version__
+    dates = [date for _, date in released]
+    assert dates == sorted(dates, reverse=True)
+    for version in ("Unreleased", *(version for version, _ in released)):
+        assert re.search(rf"^\[{re.escape(version)}\]: \S", text, re.MULTILINE)
+    for section in re.split("^## ", text, flags=re.MULTILINE)[1:]:
+        found = re.findall(f"^### ({kinds})$", section, re.MULTILINE)
+        assert len(found) == len(set(found)), "a kind of change stands twice"
+    cited = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {__version__}\n" in cited

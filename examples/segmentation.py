@@ -1,6 +1,6 @@
 """A small segmentation head on frozen features.
 
-python examples/segmentation.py
+    python examples/segmentation.py
 
 Two photographs that come with scikit-learn are told apart by color: the
 labels are the two clusters of each pixel's color, so that no data has to be
@@ -12,6 +12,7 @@ import argparse
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_sample_images
 
@@ -56,7 +57,21 @@ def segmenter(classes, weights=None, size=SIZE):
     return keras.Model(features.input, x)
 
 
-def main(epochs=30, size=SIZE):
+def plot(path, images, labels, found):
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    for row, axes in enumerate(figure.subplots(3, 3)):
+        for axis, picture, title in zip(
+            axes,
+            (images[row] / 255, labels[row], found[row]),
+            ("image", "label", "prediction"),
+            strict=True,
+        ):
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[], title="" if row else title)
+    figure.savefig(path, dpi=100)
+
+
+def main(out="segmentation.png", epochs=30, size=SIZE):
     """Trains the head; returns the accuracy by pixel on the last images."""
     keras.utils.set_random_seed(0)
     images, labels = examples(size)
@@ -70,11 +85,17 @@ def main(epochs=30, size=SIZE):
     last = max(1, len(x) // 4)
     model.fit(x[:-last], labels[:-last], batch_size=4, epochs=epochs, verbose=2)
     accuracy = model.evaluate(x[-last:], labels[-last:], verbose=0)[1]
-    print(f"accuracy by pixel on {last} other crops: {accuracy:.1%}")
+    found = model.predict(x[-last:], verbose=0).argmax(-1)
+    plot(out, images[-last:], labels[-last:], found)
+    print(f"accuracy by pixel on {last} other crops: {accuracy:.1%}; see {out}")
     return accuracy
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", default="segmentation.png", help="the picture")
     parser.add_argument("--epochs", type=int, default=30)
-    main(parser.parse_args().epochs)
+    main(**vars(parser.parse_args()))

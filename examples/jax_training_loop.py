@@ -66,9 +66,7 @@ def functions_of(model, optimizer):
     return step, logits_of
 
 
-def main(
-    out="jax_training_loop.png", epochs=6, examples=1797, config=CONFIG
-):
+def main(out="jax_training_loop.png", epochs=6, examples=1797, config=CONFIG):
     """Returns the model of the best epoch and its held-out accuracy."""
     keras.utils.set_random_seed(0)
     images, labels = (array[:examples] for array in data())

@@ -28,7 +28,7 @@ def examples(size):
         for top in range(0, 427 - size, 150):
             for left in range(0, 640 - size, 128):
                 images.append(photograph[top : top + size, left : left + size])
-    images = np.stack(images).astype("float32")
+    images = np.random.default_rng(0).permutation(np.stack(images, dtype="f4"))
     colors = images.reshape(-1, 3)
     clusters = KMeans(2, n_init=1, random_state=0).fit(colors[::97])
     labels = clusters.predict(colors).reshape(images.shape[:-1])

@@ -87,7 +87,7 @@ def plot(path, pixels, labels, probabilities):
     figure.savefig(path, dpi=100)
 
 
-def main(out="sounds.xml", count=40, epochs=4, size=128, width=1.0):
+def main(out="sounds.xml", count=40, epochs=4, size=128):
     """Returns the accuracy of the file on sounds that are held out."""
     keras.utils.set_random_seed(0)
     waves, labels = sounds(count)
@@ -96,7 +96,6 @@ def main(out="sounds.xml", count=40, epochs=4, size=128, width=1.0):
         weights=None,  # "imagenet" sums the published kernel over RGB
         input_shape=(size, size, 1),
         classes=len(NAMES),
-        width=width,
     )
     model.compile(
         keras_nfnet.SGDAGC(0.05),

@@ -1,5 +1,5 @@
 # make demo   the whole way on real pictures: train, evaluate, export, predict
-# make test   lint and tests
+# make test   lint (style, and the types of public names) and tests
 # make test-long   notebooks, several devices and processes, the JAX backend;
 #                  .ci/run runs it too
 # make test-versions   oldest and newest TensorFlow and Keras; FULL=1: all tests
@@ -168,6 +168,7 @@ release-check: .venv/.dev
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .

@@ -351,7 +351,7 @@ Reference: arXiv:2102.06171, table 1; arXiv:2101.08692, section 5.
             },
         )
 
-    def scaled(self, width):
+    def scaled(self, width: float) -> "NFNetConfig":
         """The configuration with all widths multiplied by a number.
 
         An NFNet's stem keeps its channels, as in the authors' code.

@@ -166,7 +166,7 @@ def _timm_resnet(size, attention):
 # NOTE: the paper's F4+ (527M parameters) has a stage-1 bottleneck of 192
 # channels in one group; the authors' released code rounds 192 down to 128.
 # We build the paper's; `group_width=128` gives the released code's.
-VARIANTS = {
+VARIANTS: dict[str, NFNetConfig] = {
     **{f"F{n}": _nfnet(n, _NFNET_WIDTHS, 128) for n in range(8)},
     **{
         f"F{n}+": _nfnet(n, (384, 768, 2048, 2048), (192, 128, 128, 128))

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from keras_nfnet.utils.arguments import (
     boolean,
@@ -101,11 +102,11 @@ class Augmentation:
         check_fields(self, _CHECKS)
 
     @property
-    def mixes(self):
+    def mixes(self) -> bool:
         """Whether images are mixed in pairs."""
         return bool(self.mixup or self.cutmix)
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> "Augmentation":
         """A copy with other values."""
         return dataclasses.replace(self, **changes)
 

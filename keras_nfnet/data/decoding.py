@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_nfnet.utils.arguments import integer
 from keras_nfnet.utils.arguments import path as check_path
+from keras_nfnet.utils.types import Path
 
 # What is decoded, then what is only told by name: a format and the bytes at
 # places of the file's start by which it is known.
@@ -60,7 +61,7 @@ def max_pixels():
     return _max_pixels
 
 
-def set_max_pixels(pixels):
+def set_max_pixels(pixels: int) -> None:
     """Sets how many pixels an image file may announce to be decoded.
 
     A file whose header announces more is refused before it is decoded, since
@@ -86,7 +87,7 @@ def set_max_pixels(pixels):
     _max_pixels = integer("pixels", pixels, most=2**31 - 1)
 
 
-def decode_picture(source):
+def decode_picture(source: Path | bytes) -> np.ndarray:
     """Decodes an image file.
 
     Training, prediction and the served `serve_bytes` decode the same pixels.

@@ -17,13 +17,14 @@ from keras_nfnet.data.graph_bytes import (
     size_checks,
 )
 from keras_nfnet.data.graph_frames import gif, webp
+from keras_nfnet.utils.types import Tensor
 
 # As Pillow's. TensorFlow's default is faster by a tenth and strays by up to
 # 31 of 255 on single pixels.
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 
 
-def decode(encoded):
+def decode(encoded: Tensor) -> Tensor:
     """Decodes one image file.
 
     The limit on its pixels is the one that holds when the graph is made.

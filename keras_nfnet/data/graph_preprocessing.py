@@ -13,11 +13,12 @@ from keras_nfnet.data.preprocessing import (
     channel_statistics,
     sides,
 )
+from keras_nfnet.utils.types import Margin, Size, Tensor
 
 __all__ = ["decode", "evaluation_view", "normalize", "resize"]
 
 
-def resize(image, size):
+def resize(image: Tensor, size: Size) -> Tensor:
     """Resizes one image by bicubic interpolation, not clipped."""
     # TensorFlow's kernel is twice as fast on float32, to the same values.
     image = tf.cast(image, tf.float32)
@@ -27,7 +28,9 @@ def resize(image, size):
     )
 
 
-def evaluation_view(image, size, margin=EVALUATION_MARGIN):
+def evaluation_view(
+    image: Tensor, size: Size, margin: Margin = EVALUATION_MARGIN
+) -> Tensor:
     """As `preprocessing.evaluation_picture`, in a graph.
 
     Args:
@@ -63,7 +66,7 @@ def _centre(image, size, crop_fraction):
     return tf.ensure_shape(image, (*size, 3))
 
 
-def normalize(images):
+def normalize(images: Tensor) -> Tensor:
     """As `preprocessing.preprocess_input` for channels-last float32."""
     mean, deviation = channel_statistics(images.shape[-1])
     return (tf.cast(images, tf.float32) - mean) / deviation

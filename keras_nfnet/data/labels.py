@@ -9,6 +9,7 @@ from importlib import resources
 from keras import ops
 
 from keras_nfnet.utils.arguments import integer, refuse
+from keras_nfnet.utils.types import Tensor
 
 # The 1000 classes of ILSVRC 2012 in the order of their WordNet ids, which is
 # the order of Keras's class index, of TFDS's `imagenet2012` and of the
@@ -20,7 +21,7 @@ _LABEL_FILE = "imagenet_labels.csv"
 
 
 @functools.cache
-def imagenet_labels():
+def imagenet_labels() -> tuple[tuple[str, str], ...]:
     """The 1000 ImageNet classes in order.
 
     Returns:
@@ -39,7 +40,9 @@ def imagenet_labels():
     return tuple((row["wnid"], row["name"]) for row in rows)
 
 
-def decode_predictions(preds, top=5):
+def decode_predictions(
+    preds: Tensor, top: int = 5
+) -> list[list[tuple[str, str, float]]]:
     """The best classes of ImageNet predictions, as `keras.applications` has.
 
     Args:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import tensorflow as tf
 
@@ -22,11 +23,14 @@ from keras_nfnet.utils.arguments import (
     refuse,
     sequence,
 )
+from keras_nfnet.utils.types import Path, Size
 
 __all__ = ["DataInfo", "evaluation_dataset", "load_split", "training_dataset"]
 
 
-def load_split(name, split, data_dir=None):
+def load_split(
+    name: Path, split: str, data_dir: Path | None = None
+) -> tuple[Any, DataInfo]:
     """A split of a TFDS data set or of a folder, its images still encoded.
 
     Args:
@@ -59,18 +63,18 @@ def load_split(name, split, data_dir=None):
 
 
 def training_dataset(
-    name,
-    split="train",
+    name: Path,
+    split: str = "train",
     *,
-    size,
-    batch_size,
-    seed=0,
-    augment=None,
-    data_dir=None,
-    first_step=0,
-    shard=(0, 1),
-    max_corrupt=0.1,
-):
+    size: Size,
+    batch_size: int,
+    seed: int = 0,
+    augment: Any = None,
+    data_dir: Path | None = None,
+    first_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    max_corrupt: float = 0.1,
+) -> tuple[Any, DataInfo]:
     """Endless shuffled and augmented batches.
 
     What a batch holds is a function of `seed` and its step alone: the order
@@ -214,15 +218,15 @@ def training_dataset(
 
 
 def evaluation_dataset(
-    name,
-    split="test",
+    name: Path,
+    split: str = "test",
     *,
-    size,
-    batch_size,
-    data_dir=None,
-    margin=EVALUATION_MARGIN,
-    max_corrupt=0.1,
-):
+    size: Size,
+    batch_size: int,
+    data_dir: Path | None = None,
+    margin: int = EVALUATION_MARGIN,
+    max_corrupt: float = 0.1,
+) -> tuple[Any, DataInfo]:
     """One pass in order, with the paper's evaluation preprocessing.
 
     Images that cannot be decoded are left out of their batch and counted.

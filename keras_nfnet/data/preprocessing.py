@@ -20,6 +20,7 @@ from keras_nfnet.utils.arguments import (
     refuse,
 )
 from keras_nfnet.utils.moved import moved_names
+from keras_nfnet.utils.types import Margin, Size, Tensor
 
 # Mean and standard deviation of the RGB channels over ImageNet, for pixels
 # of 0–255: arXiv:2102.06171, the authors' dataset.py.
@@ -51,7 +52,7 @@ def channel_statistics(channels):
 EVALUATION_MARGIN = 32
 
 
-def preprocess_input(x, data_format=None):
+def preprocess_input(x: Tensor, data_format: str | None = None) -> Tensor:
     """Normalizes images by ImageNet's mean and deviation.
 
     One channel is normalized by the averages over RGB.
@@ -119,7 +120,9 @@ def preprocess_input(x, data_format=None):
     return cast((cast(x, inner) - mean) / std, result_dtype)
 
 
-def evaluation_picture(image, size, margin=EVALUATION_MARGIN):
+def evaluation_picture(
+    image: Tensor, size: Size, margin: Margin = EVALUATION_MARGIN
+) -> np.ndarray:
     """The paper's evaluation view of one picture.
 
     The whole picture is resized, its aspect ratio given up, to `margin`

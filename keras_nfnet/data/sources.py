@@ -48,11 +48,11 @@ class DataInfo:
         default=None, compare=False, repr=False
     )
 
-    def steps(self, batch_size):
+    def steps(self, batch_size: int) -> int:
         """Full batches in one pass over the split."""
         return self.examples // batch_size
 
-    def summary(self):
+    def summary(self) -> str:
         """A few lines on what was found.
 
         Returns:

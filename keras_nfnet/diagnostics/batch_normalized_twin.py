@@ -35,6 +35,7 @@ from keras_nfnet.models.body import body
 from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments
 from keras_nfnet.models.nf_block import NFBlock
+from keras_nfnet.utils.types import Shape, Tensor
 
 # As ResNets have it; Keras's default is 1e-3.
 _EPSILON = 1e-5
@@ -61,7 +62,9 @@ class PlainConv2D(ScaledWSConv2D):
         return ops.convert_to_tensor(self.kernel)
 
 
-def batch_normalized_twin(config, input_shape, classes):
+def batch_normalized_twin(
+    config: NFNetConfig, input_shape: Shape, classes: int
+) -> keras.Model:
     """Builds the batch-normalized twin of an NFNet, to compare the two.
 
     Widths, depths, groups, squeeze-and-excite and stem are the NFNet's; each
@@ -136,7 +139,7 @@ def batch_normalized_twin(config, input_shape, classes):
     return NFNetModel(inputs, x, name="batch_normalized_twin")
 
 
-def use_statistics_of(model, images):
+def use_statistics_of(model: keras.Model, images: Tensor) -> None:
     """Takes a twin's statistics from these images, as one batch.
 
     Exact statistics of the training set in place of a moving average: a run

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import keras
 
@@ -45,7 +46,7 @@ _KERNELS = (
 )
 
 
-def count_macs(model, height, width):
+def count_macs(model: keras.Model, height: int, width: int) -> int:
     """Multiply-accumulates of one image: all convolutions and matrices.
 
     Args:
@@ -121,7 +122,7 @@ def _macs(layer, inputs, outputs):
     return size * math.prod(where.shape[1:-1])
 
 
-def variant_table():
+def variant_table() -> list[dict[str, Any]]:
     """Parameters and GMACs of every variant, from models without values.
 
     Returns:

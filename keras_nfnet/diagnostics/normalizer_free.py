@@ -15,6 +15,7 @@ from keras_nfnet.layers.activation import output_variance
 from keras_nfnet.models.graphs import functional_graph, is_graph, run_graph
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.utils.arguments import array, positive
+from keras_nfnet.utils.types import Tensor
 
 # Positions over batch and sides that a variance is taken from, at least.
 _POSITIONS = 8192
@@ -57,7 +58,7 @@ class VarianceReport:
     tolerance: float
 
     @property
-    def departures(self):
+    def departures(self) -> list:
         """`(name, measured, expected)` of the variances that depart."""
         rows = zip(self.names, self.measured, self.expected, strict=True)
         return [row for row in rows if departs(*row[1:], self.tolerance)]
@@ -77,7 +78,9 @@ class VarianceReport:
         return "\n".join(lines)
 
 
-def check_normalizer_free(model, x=None, tolerance=0.1):
+def check_normalizer_free(
+    model: keras.Model, x: Tensor | None = None, tolerance: float = 0.1
+) -> VarianceReport:
     """Measures each sum and standardized layer of a network.
 
     The variances are those at initialization, without dropout, with a SkipInit

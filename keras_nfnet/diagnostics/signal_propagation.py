@@ -3,7 +3,9 @@
 Reference: Brock et al. 2021, arXiv:2101.08692, section 3.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +14,7 @@ from keras import ops
 from keras_nfnet.layers import StochasticDepth
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.utils.arguments import array
+from keras_nfnet.utils.types import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class SignalPropagation:
     res_avg_var: list
     expected_var: list
 
-    def plot(self):
+    def plot(self) -> Any:
         """Returns a matplotlib figure of the three statistics by depth."""
         from matplotlib.figure import Figure
 
@@ -56,7 +59,7 @@ class SignalPropagation:
         self.draw(figure.subplots(1, 3))
         return figure
 
-    def draw(self, axes):
+    def draw(self, axes: Sequence[Any]) -> None:
         """Draws the three statistics on three matplotlib axes."""
         depth = np.arange(len(self.names))
         panels = (
@@ -74,7 +77,9 @@ class SignalPropagation:
         axes[1].legend(fontsize=8)
 
 
-def signal_propagation(model, x=None):
+def signal_propagation(
+    model: keras.Model, x: Tensor | None = None
+) -> SignalPropagation:
     """Measures how a network propagates its signal, in inference.
 
     Args:

@@ -8,6 +8,7 @@ a sum, it goes back into the convolution that it came from.
 """
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -69,7 +70,7 @@ _MAXIMA = (
 )
 
 
-def fold(model, dtype=None):
+def fold(model: keras.Model, dtype: Any = None) -> keras.Model:
     """Returns an inference model with the same outputs and plain convolutions.
 
     Weight standardization, gains, the activations' gains, alpha, beta,

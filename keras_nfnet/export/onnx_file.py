@@ -5,10 +5,20 @@ import numpy as np
 
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
+from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.request import checked_request, prepared, silent
 from keras_nfnet.export.staging import writing
 from keras_nfnet.utils.arguments import integer
 from keras_nfnet.utils.files import staged
+from keras_nfnet.utils.types import (
+    InputRange,
+    Labels,
+    Margin,
+    Path,
+    Progress,
+    Size,
+    Tensor,
+)
 
 PRECISIONS = ("float32", "float16", "int8")
 # What a protobuf file can hold.
@@ -16,19 +26,19 @@ _LARGEST_FILE = 2**31 - 2**20
 
 
 def to_onnx(
-    model,
-    path,
-    precision="float32",
-    calibration=None,
+    model: keras.Model,
+    path: Path,
+    precision: str = "float32",
+    calibration: Tensor | Path | None = None,
     *,
-    labels=None,
-    size=None,
-    margin=None,
-    overwrite=False,
-    progress=None,
-    input_range=None,
-    opset=None,
-):
+    labels: Labels | None = None,
+    size: Size | None = None,
+    margin: Margin | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    input_range: InputRange | None = None,
+    opset: int | None = None,
+) -> ExportReport:
     """Writes a model as one ONNX file.
 
     Its input is `images`, float32 0–255 `(batch, height, width, channels)`;

@@ -5,30 +5,41 @@ import importlib.util
 import os
 import tempfile
 
+import keras
 import numpy as np
 
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
+from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.request import checked_request, prepared, silent
 from keras_nfnet.export.staging import check_file, weights_of, writing
 from keras_nfnet.utils.files import place, staged
+from keras_nfnet.utils.types import (
+    InputRange,
+    Labels,
+    Margin,
+    Path,
+    Progress,
+    Size,
+    Tensor,
+)
 
 PRECISIONS = ("float32", "float16", "int8")
 
 
 def to_openvino(
-    model,
-    path,
-    precision="float32",
-    calibration=None,
+    model: keras.Model,
+    path: Path,
+    precision: str = "float32",
+    calibration: Tensor | Path | None = None,
     *,
-    labels=None,
-    size=None,
-    margin=None,
-    overwrite=False,
-    progress=None,
-    input_range=None,
-):
+    labels: Labels | None = None,
+    size: Size | None = None,
+    margin: Margin | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    input_range: InputRange | None = None,
+) -> ExportReport:
     """Writes a model as OpenVINO's `.xml` and the `.bin` of its weights.
 
     Its input is `images`, float32 0–255 `(batch, height, width, channels)`;

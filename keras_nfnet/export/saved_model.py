@@ -24,6 +24,7 @@ from keras_nfnet.export.comparison import (
     report,
 )
 from keras_nfnet.export.contract import contract_of, named
+from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.request import silent
 from keras_nfnet.export.staging import (
     check_folder,
@@ -37,22 +38,30 @@ from keras_nfnet.models.output import (
 )
 from keras_nfnet.utils import arguments
 from keras_nfnet.utils.files import place, staged
+from keras_nfnet.utils.types import (
+    InputRange,
+    Labels,
+    Margin,
+    Path,
+    Progress,
+    Size,
+)
 
 _TOP = 5
 
 
 def to_saved_model(
-    model,
-    directory,
-    labels=None,
-    size=None,
-    margin=None,
+    model: keras.Model,
+    directory: Path,
+    labels: Labels | None = None,
+    size: Size | None = None,
+    margin: Margin | None = None,
     *,
-    overwrite=False,
-    progress=None,
-    input_range=None,
-    outputs=None,
-):
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    input_range: InputRange | None = None,
+    outputs: str | None = None,
+) -> ExportReport:
     """Writes a model as a SavedModel for TensorFlow Serving.
 
     Signatures:

@@ -10,28 +10,38 @@ import numpy as np
 
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
+from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.request import checked_request, prepared, silent
 from keras_nfnet.export.staging import writing
 from keras_nfnet.models.output import activation_of
 from keras_nfnet.utils.files import staged
+from keras_nfnet.utils.types import (
+    InputRange,
+    Labels,
+    Margin,
+    Path,
+    Progress,
+    Size,
+    Tensor,
+)
 from keras_nfnet.weights.bounds import one_line
 
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
 
 
 def to_tflite(
-    model,
-    path,
-    precision="float32",
-    calibration=None,
+    model: keras.Model,
+    path: Path,
+    precision: str = "float32",
+    calibration: Tensor | Path | None = None,
     *,
-    labels=None,
-    size=None,
-    margin=None,
-    overwrite=False,
-    progress=None,
-    input_range=None,
-):
+    labels: Labels | None = None,
+    size: Size | None = None,
+    margin: Margin | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    input_range: InputRange | None = None,
+) -> ExportReport:
     """Writes a model as a TFLite file.
 
     Its input is `images`, float32 0–255 `(batch, height, width, channels)`;

@@ -4,11 +4,14 @@ Reference: arXiv:2101.08692, section 4: the gain is 1/std(act(x)) for x a
 standard normal.
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_nfnet.utils.arguments import boolean, number, refuse
+from keras_nfnet.utils.types import Activation, Tensor
 
 
 def _gelu(x):
@@ -57,7 +60,7 @@ _SYNONYMS = {
 }
 
 
-def activation_gain(activation):
+def activation_gain(activation: Activation) -> float:
     """The gain of an activation: 1/std(activation(x)), x ~ N(0, 1).
 
     Args:
@@ -174,7 +177,13 @@ class ScaledActivation(keras.layers.Layer):
     Reference: arXiv:2101.08692, section 4.
     """
 
-    def __init__(self, activation="gelu", scale=1.0, use_gain=True, **kwargs):
+    def __init__(
+        self,
+        activation: Activation = "gelu",
+        scale: float = 1.0,
+        use_gain: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.function, gain = resolve_activation(activation)
         self.use_gain = boolean("use_gain", use_gain)
@@ -190,14 +199,16 @@ class ScaledActivation(keras.layers.Layer):
             return outputs
         return outputs * self.gain_and_scale(inputs.dtype)
 
-    def rematerialized_call(self, layer_call, *args, **kwargs):
+    def rematerialized_call(
+        self, layer_call: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         # In Keras's mode "activations" only `self.activation` is recomputed,
         # which is a name here.
         if self._remat_mode and self._remat_mode.mode == "activations":
             return keras.remat(layer_call)
         return super().rematerialized_call(layer_call, *args, **kwargs)
 
-    def gain_and_scale(self, dtype):
+    def gain_and_scale(self, dtype: Any) -> Tensor:
         """The gain times `scale`, as a scalar of a dtype."""
         return ops.cast(self.gain * self.scale, dtype)
 

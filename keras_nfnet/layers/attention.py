@@ -1,6 +1,7 @@
 """Channel attention as the normalizer-free networks use it."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -46,8 +47,13 @@ class SqueezeExcite(keras.layers.Layer):
     """
 
     def __init__(
-        self, ratio=0.5, scale=2.0, multiple=1, dense_dtypes=None, **kwargs
-    ):
+        self,
+        ratio: float = 0.5,
+        scale: float = 2.0,
+        multiple: int = 1,
+        dense_dtypes: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.ratio = positive("ratio", ratio)
         self.scale = number("scale", scale)
@@ -140,7 +146,7 @@ class EfficientChannelAttention(keras.layers.Layer):
     Reference: Wang et al., arXiv:1910.03151.
     """
 
-    def __init__(self, scale=2.0, **kwargs):
+    def __init__(self, scale: float = 2.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.scale = number("scale", scale)
         self.input_spec = keras.layers.InputSpec(ndim=4)

@@ -1,6 +1,7 @@
 """Scaled weight standardization: arXiv:2101.08692, section 4, eq. 2."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -29,9 +30,16 @@ from keras_nfnet.utils.arguments import (
     refuse,
     regularizer,
 )
+from keras_nfnet.utils.types import Axes, Size, Tensor
 
 
-def standardize(kernel, gain=None, eps=1e-4, eps_mode="floor", axis=None):
+def standardize(
+    kernel: Tensor,
+    gain: Tensor | None = None,
+    eps: float = 1e-4,
+    eps_mode: str = "floor",
+    axis: Axes | None = None,
+) -> Tensor:
     """Standardizes a kernel, unit by unit.
 
     `W * s - mean * s` with `s = gain / sqrt(max(var * fan_in, eps))`, or
@@ -155,26 +163,26 @@ class ScaledWSConv2D(NotRecomputed, NotQuantized, LowRank, keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        strides=1,
-        padding="same",
-        groups=1,
-        use_bias=True,
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        gain_initializer="ones",
-        eps=1e-4,
-        data_format=None,
-        eps_mode="floor",
-        scale=1.0,
-        dilation_rate=1,
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
-    ):
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: str = "same",
+        groups: int = 1,
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        gain_initializer: Any = "ones",
+        eps: float = 1e-4,
+        data_format: str | None = None,
+        eps_mode: str = "floor",
+        scale: float = 1.0,
+        dilation_rate: Size = 1,
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = integer("filters", filters)
         self.kernel_size = integers("kernel_size", kernel_size)
@@ -251,7 +259,7 @@ class ScaledWSConv2D(NotRecomputed, NotQuantized, LowRank, keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
         self.built = True
 
-    def standardized_kernel(self):
+    def standardized_kernel(self) -> Tensor:
         """The kernel that the convolution uses, in the variable dtype."""
         gain = ops.convert_to_tensor(self.gain)
         if self.scale != 1:

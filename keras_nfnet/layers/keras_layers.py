@@ -10,6 +10,7 @@ from keras_nfnet.layers.standardized import (
     Separable,
     Transposed,
 )
+from keras_nfnet.utils.types import Tensor
 
 register = keras.saving.register_keras_serializable(package="keras_nfnet")
 
@@ -365,6 +366,6 @@ class ScaledWSDense(ScaledWSMixin, layers.Dense):
 
     unit_axes = {"kernel": (0,)}
 
-    def convolution_op(self, inputs, kernel):
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """The product of the inputs and the kernel."""
         return ops.matmul(inputs, kernel)

@@ -1,5 +1,7 @@
 """What a residual branch passes through before it joins the shortcut."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,6 +13,7 @@ from keras_nfnet.utils.arguments import (
     number,
     probability,
 )
+from keras_nfnet.utils.types import Tensor
 
 
 def global_average(inputs):
@@ -61,7 +64,13 @@ class StochasticDepth(NotRecomputed, keras.layers.Layer):
     Reference: arXiv:1603.09382; arXiv:2102.06171, appendix A.
     """
 
-    def __init__(self, rate, seed=None, rescale=False, **kwargs):
+    def __init__(
+        self,
+        rate: float,
+        seed: Any = None,
+        rescale: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.rate = rate = probability("rate", rate)
         self.seed = seed = count("seed", seed, optional=True)
@@ -75,7 +84,7 @@ class StochasticDepth(NotRecomputed, keras.layers.Layer):
             return inputs
         return inputs * self.survivors(inputs)
 
-    def survivors(self, inputs):
+    def survivors(self, inputs: Tensor) -> Tensor:
         """Draws what the samples of a batch are multiplied by.
 
         Args:
@@ -134,7 +143,9 @@ class SkipInit(keras.layers.Layer):
     Reference: De and Smith, arXiv:2002.10444; arXiv:2101.08692, section 4.
     """
 
-    def __init__(self, scale=1.0, initializer="zeros", **kwargs):
+    def __init__(
+        self, scale: float = 1.0, initializer: Any = "zeros", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.scale = number("scale", scale)
         self.initializer = arguments.initializer("initializer", initializer)

@@ -5,6 +5,7 @@ import keras
 from keras_nfnet.layers.activation import ScaledActivation
 from keras_nfnet.layers.residual import SkipInit, StochasticDepth
 from keras_nfnet.utils.arguments import positive, probability, refuse, text
+from keras_nfnet.utils.types import Activation, Tensor
 
 
 class Residual:
@@ -51,11 +52,11 @@ class Residual:
 
     def __init__(
         self,
-        activation="gelu",
-        alpha=0.2,
-        expected_variance=1.0,
-        name="residual",
-    ):
+        activation: Activation = "gelu",
+        alpha: float = 0.2,
+        expected_variance: float = 1.0,
+        name: str = "residual",
+    ) -> None:
         ScaledActivation(activation)  # Refuses an unknown one here.
         self.activation = activation
         self.alpha = positive("alpha", alpha)
@@ -66,11 +67,11 @@ class Residual:
         self._count = 0
 
     @property
-    def beta(self):
+    def beta(self) -> float:
         """1 / the expected standard deviation of what comes next."""
         return self.expected_variance**-0.5
 
-    def activate(self, x, name=None):
+    def activate(self, x: Tensor, name: str | None = None) -> Tensor:
         """The activation of `beta * x`, of variance 1.
 
         Args:
@@ -80,8 +81,13 @@ class Residual:
         return ScaledActivation(self.activation, scale=self.beta, name=name)(x)
 
     def __call__(
-        self, x, branch, shortcut=None, stochastic_depth_rate=0.0, alpha=None
-    ):
+        self,
+        x: Tensor,
+        branch: Tensor,
+        shortcut: Tensor | None = None,
+        stochastic_depth_rate: float = 0.0,
+        alpha: float | None = None,
+    ) -> Tensor:
         """Adds a residual branch to `x`.
 
         Args:

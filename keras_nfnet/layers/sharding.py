@@ -7,6 +7,7 @@ they create their kernels, and the map listens.
 
 import contextlib
 import contextvars
+from typing import Any
 
 import keras
 
@@ -87,7 +88,7 @@ class _KernelLayouts(keras.distribution.LayoutMap):
         yield from self._kernels
 
 
-def layout_map(mesh, model_axis="model"):
+def layout_map(mesh: Any, model_axis: str = "model") -> Any:
     """Shards the kernels of normalizer-free networks over a mesh of devices.
 
     For `keras.distribution.ModelParallel` on the JAX backend. Every kernel of

@@ -8,6 +8,7 @@ axes of their units in `unit_axes`; standardization, AGC and `fold` read it.
 import inspect
 import itertools
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -18,6 +19,7 @@ from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.layers.low_rank import NotQuantized, full, merged, restart
 from keras_nfnet.layers.sharding import creating
 from keras_nfnet.utils.arguments import initializer, positive
+from keras_nfnet.utils.types import Tensor
 
 
 class ScaledWSMixin:
@@ -68,7 +70,13 @@ class ScaledWSMixin:
 
     unit_axes = {}
 
-    def __init__(self, *args, gain_initializer="ones", eps=1e-4, **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        gain_initializer: Any = "ones",
+        eps: float = 1e-4,
+        **kwargs: Any,
+    ) -> None:
         eps = positive("eps", eps)
         gain_initializer = initializer("gain_initializer", gain_initializer)
         if not self.unit_axes:
@@ -98,7 +106,9 @@ class ScaledWSMixin:
         self.eps = eps
         self.gain_initializer = gain_initializer
 
-    def add_weight(self, *args, name=None, **kwargs):
+    def add_weight(
+        self, *args: Any, name: str | None = None, **kwargs: Any
+    ) -> Any:
         """As `keras.layers.Layer.add_weight`; adds the gain of a kernel."""
         if "kernel" in (name or ""):
             # Standardization needs the float32 values.
@@ -121,7 +131,7 @@ class ScaledWSMixin:
         setattr(self, _gain_of(name), gain)
         return kernel
 
-    def standardized_kernel(self, name="kernel"):
+    def standardized_kernel(self, name: str = "kernel") -> Tensor:
         """The kernel that the layer's operation uses.
 
         Args:
@@ -137,7 +147,7 @@ class ScaledWSMixin:
             self.unit_axes[name],
         )
 
-    def standardize(self, kernel, gain, axis):
+    def standardize(self, kernel: Tensor, gain: Tensor, axis: Any) -> Tensor:
         """`keras_nfnet.layers.standardize` as this layer needs it."""
         return standardize(kernel, gain, self.eps, axis=axis)
 
@@ -189,7 +199,7 @@ class ScaledWSMixin:
             variable.assign(store[name])
         restart(self)
 
-    def plain_config(self):
+    def plain_config(self) -> dict[str, Any]:
         """The configuration of the same layer of Keras, without its own parts.
 
         The bias is there in any case, for what `fold` puts into it.

@@ -1,5 +1,7 @@
 """The model class that every builder returns, with its training step."""
 
+from typing import Any
+
 import keras
 
 from keras_nfnet.layers.rematerialization import (
@@ -17,6 +19,7 @@ from keras_nfnet.optimizers.composed import (
     rate_logs,
 )
 from keras_nfnet.utils.arguments import boolean, fraction, positive
+from keras_nfnet.utils.types import Tensor
 
 if keras.backend.backend() == "tensorflow":
     from keras_nfnet.models.tensorflow_step import TrainingStep
@@ -60,12 +63,12 @@ class NFNetModel(
     Reference: arXiv:2102.06171; SAM: Foret et al., arXiv:2010.01412.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         keep_results_of_others(self._flatten_layers(include_self=False))
 
     @property
-    def pyramid_outputs(self):
+    def pyramid_outputs(self) -> dict[str, Tensor]:
         """Feature maps by level: `{"P1": …, …, "P5": …}`, Keras tensors.
 
         Level `n` has the stride `2**n`: the last convolution of the stem
@@ -76,7 +79,7 @@ class NFNetModel(
         return pyramid(self)
 
     @property
-    def hidden_dims(self):
+    def hidden_dims(self) -> list[int]:
         """Channels of each level, by which keras-hub's SegFormer asks."""
         return channels_of(self)
 
@@ -85,12 +88,12 @@ class NFNetModel(
 
     def compile(
         self,
-        *args,
-        sam_rho=None,
-        sam_fraction=1.0,
-        clipped_by_stage=False,
-        **kwargs,
-    ):
+        *args: Any,
+        sam_rho: float | None = None,
+        sam_fraction: float = 1.0,
+        clipped_by_stage: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Configures the model for training, as `keras.Model.compile`.
 
         Args:
@@ -243,7 +246,7 @@ class NFNetModel(
             logs.pop(name, None)
         return self._flatten_metrics_in_order(logs)
 
-    def with_own_logs(self, logs):
+    def with_own_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Adds what the step just made reports beside loss and metrics."""
         own = rate_logs(self.optimizer)
         skipped = skipped_steps(self.optimizer)

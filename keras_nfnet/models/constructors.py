@@ -2,9 +2,11 @@
 
 import dataclasses
 import inspect
+from typing import Any
 
 from keras_nfnet.models.nfnet import ARGUMENTS, ChangedVariant, NFNet
 from keras_nfnet.utils.arguments import boolean
+from keras_nfnet.utils.types import Constructor, ResNetConstructor
 from keras_nfnet.variants import VARIANTS, default_name
 
 _USE_SE = """        use_se: Whether every block ends in squeeze-and-excite. Its
@@ -22,13 +24,19 @@ def _signature(variant):
     if variant.startswith("ResNet"):
         parameters.append(
             inspect.Parameter(
-                "use_se", inspect.Parameter.KEYWORD_ONLY, default=False
+                "use_se",
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False,
+                annotation=bool,
             )
         )
-    return inspect.Signature(parameters)
+    return inspect.Signature(
+        parameters,
+        return_annotation=inspect.signature(NFNet).return_annotation,
+    )
 
 
-def _constructor(name, variant, reference):
+def _constructor(name: str, variant: str, reference: str) -> Any:
     signature = _signature(variant)
 
     def construct(*args, **kwargs):
@@ -65,15 +73,19 @@ def _constructor(name, variant, reference):
     return construct
 
 
-def _nfnet(name, variant):
+def _nfnet(name: str, variant: str) -> Constructor:
     return _constructor(name, variant, "arXiv:2102.06171, table 1.")
 
 
-def _nf_resnet(name, variant):
+def _nf_regnet(name: str, variant: str) -> Constructor:
     return _constructor(name, variant, "arXiv:2101.08692, section 5.")
 
 
-def _timm(name, variant):
+def _nf_resnet(name: str, variant: str) -> ResNetConstructor:
+    return _constructor(name, variant, "arXiv:2101.08692, section 5.")
+
+
+def _timm(name: str, variant: str) -> Constructor:
     reference = f"arXiv:2101.08692; timm 1.0.31, `{variant}`."
     return _constructor(name, variant, reference)
 
@@ -94,12 +106,12 @@ NFNetF4Plus = _nfnet("NFNetF4Plus", "F4+")
 NFNetF5Plus = _nfnet("NFNetF5Plus", "F5+")
 NFNetF6Plus = _nfnet("NFNetF6Plus", "F6+")
 NFNetF7Plus = _nfnet("NFNetF7Plus", "F7+")
-NFRegNetB0 = _nf_resnet("NFRegNetB0", "RegNet-B0")
-NFRegNetB1 = _nf_resnet("NFRegNetB1", "RegNet-B1")
-NFRegNetB2 = _nf_resnet("NFRegNetB2", "RegNet-B2")
-NFRegNetB3 = _nf_resnet("NFRegNetB3", "RegNet-B3")
-NFRegNetB4 = _nf_resnet("NFRegNetB4", "RegNet-B4")
-NFRegNetB5 = _nf_resnet("NFRegNetB5", "RegNet-B5")
+NFRegNetB0 = _nf_regnet("NFRegNetB0", "RegNet-B0")
+NFRegNetB1 = _nf_regnet("NFRegNetB1", "RegNet-B1")
+NFRegNetB2 = _nf_regnet("NFRegNetB2", "RegNet-B2")
+NFRegNetB3 = _nf_regnet("NFRegNetB3", "RegNet-B3")
+NFRegNetB4 = _nf_regnet("NFRegNetB4", "RegNet-B4")
+NFRegNetB5 = _nf_regnet("NFRegNetB5", "RegNet-B5")
 NFResNet50 = _nf_resnet("NFResNet50", "ResNet-50")
 NFResNet101 = _nf_resnet("NFResNet101", "ResNet-101")
 NFResNet152 = _nf_resnet("NFResNet152", "ResNet-152")

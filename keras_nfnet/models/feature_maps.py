@@ -1,5 +1,7 @@
 """Feature maps at several strides, for detection and segmentation."""
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_nfnet.layers.rematerialization import NotRecomputed
@@ -29,7 +31,9 @@ class FeatureMaps(NotRecomputed, keras.Model):
 keras.saving.get_custom_objects()[FeatureMaps.__name__] = FeatureMaps
 
 
-def features(model, levels=None):
+def features(
+    model: keras.Model, levels: Sequence[str] | None = None
+) -> keras.Model:
     """A model of the same layers whose outputs are feature maps.
 
     Args:

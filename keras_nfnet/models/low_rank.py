@@ -9,7 +9,12 @@ from keras_nfnet.optimizers.head import last_kernels
 from keras_nfnet.utils.arguments import boolean, integer, positive, refuse
 
 
-def enable_lora(model, rank, lora_alpha=None, head=True):
+def enable_lora(
+    model: keras.Model,
+    rank: int,
+    lora_alpha: float | None = None,
+    head: bool = True,
+) -> None:
     """Trains factors of low rank in place of a network's kernels.
 
     Calls `enable_lora` of every convolution and dense layer, those inside of

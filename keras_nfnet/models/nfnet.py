@@ -4,7 +4,7 @@ Reference: Brock et al. 2021, arXiv:2102.06171 and arXiv:2101.08692.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import keras
 
@@ -17,6 +17,7 @@ from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.models.inputs import check_arguments, input_for
 from keras_nfnet.models.nf_block import call_layer
 from keras_nfnet.utils.arguments import one_of, positive, text
+from keras_nfnet.utils.types import Activation, Path, Shape, Tensor
 from keras_nfnet.variants import (
     VARIANTS,
     NFNetConfig,
@@ -67,22 +68,22 @@ ARGUMENTS = """
 
 
 def NFNet(
-    config,
-    include_top=True,
-    weights="imagenet",
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name=None,
+    config: str | NFNetConfig,
+    include_top: bool = True,
+    weights: Path | None = "imagenet",
+    input_tensor: Tensor | None = None,
+    input_shape: Shape | None = None,
+    pooling: Literal["avg", "max"] | None = None,
+    classes: int = 1000,
+    classifier_activation: Activation | None = "softmax",
+    name: str | None = None,
     *,
-    drop_rate=None,
-    stochastic_depth_rate=None,
-    activation=None,
-    width=1.0,
-    output_stride=32,
-):
+    drop_rate: float | None = None,
+    stochastic_depth_rate: float | None = None,
+    activation: Activation | None = None,
+    width: float = 1.0,
+    output_stride: int = 32,
+) -> NFNetModel:
     config, variant = configuration(config)
     overrides = {
         "drop_rate": drop_rate,

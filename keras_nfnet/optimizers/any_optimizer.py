@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from typing import Any
 
 import keras
 from keras import ops
@@ -21,7 +22,7 @@ _WRAPPERS = tuple(
 
 
 @functools.cache
-def with_agc(optimizer_class):
+def with_agc(optimizer_class: type) -> type[Any]:
     """A Keras optimizer class with adaptive gradient clipping in front.
 
     The new class takes the arguments of the old one and, as keywords,

@@ -9,13 +9,14 @@ import keras
 from keras import ops
 
 from keras_nfnet.utils.arguments import array, axes, positive
+from keras_nfnet.utils.types import Axes, Tensor
 
 # By type: beyond 2**±limit values are scaled by 2**∓shift before they are
 # squared. The sum of 2**32 squares then stays within the type's range.
 _SCALES = {"float32": (46, 80), "float64": (400, 700)}
 
 
-def unitwise_norm(x, axis=None):
+def unitwise_norm(x: Tensor, axis: Axes | None = None) -> Tensor:
     """Euclidean norm of each unit of a parameter.
 
     Args:
@@ -45,7 +46,13 @@ def unitwise_norm(x, axis=None):
     return ops.cast(norm * unscale, x.dtype)
 
 
-def adaptive_clip(gradient, parameter, clipping=0.01, eps=1e-3, axis=None):
+def adaptive_clip(
+    gradient: Tensor,
+    parameter: Tensor,
+    clipping: float = 0.01,
+    eps: float = 1e-3,
+    axis: Axes | None = None,
+) -> Tensor:
     """Clips a gradient unit by unit, relative to the parameter's norm.
 
     A unit whose gradient norm exceeds `clipping * max(‖w‖, eps)` is scaled

@@ -40,7 +40,13 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     Reference: arXiv:2102.06171, section 6 and appendix A.
     """
 
-    def __init__(self, peak, total_steps, warmup_steps, name="warmup_cosine"):
+    def __init__(
+        self,
+        peak: float,
+        total_steps: int,
+        warmup_steps: int,
+        name: str = "warmup_cosine",
+    ) -> None:
         super().__init__()
         total_steps = positive("total_steps", total_steps)
         warmup_steps = number(

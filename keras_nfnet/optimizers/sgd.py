@@ -1,5 +1,7 @@
 """SGD with adaptive gradient clipping, as the paper trains."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,6 +13,7 @@ from keras_nfnet.optimizers.clipped import (
 from keras_nfnet.optimizers.rules import Rule
 from keras_nfnet.utils import arguments
 from keras_nfnet.utils.arguments import boolean, not_negative, probability
+from keras_nfnet.utils.types import Rate, Tensor, Which
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -85,18 +88,18 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=2e-5,
-        clipping=0.01,
-        eps=1e-3,
-        exclude_from_clipping=CLASSIFIER,
-        exclude_from_decay=None,
-        ema_decay=None,
-        name="sgd_agc",
-        **kwargs,
-    ):
+        learning_rate: Rate,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float | None = 2e-5,
+        clipping: float | None = 0.01,
+        eps: float = 1e-3,
+        exclude_from_clipping: Which | None = CLASSIFIER,
+        exclude_from_decay: Which | None = None,
+        ema_decay: float | None = None,
+        name: str = "sgd_agc",
+        **kwargs: Any,
+    ) -> None:
         check_keras_arguments(kwargs)
         rate = arguments.learning_rate(learning_rate)
         super().__init__(rate, name=name, **kwargs)
@@ -127,7 +130,13 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
             else []
         )
 
-    def clipped_step(self, gradient, variable, learning_rate, index):
+    def clipped_step(
+        self,
+        gradient: Tensor,
+        variable: Any,
+        learning_rate: Tensor,
+        index: int,
+    ) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
         if self._is_decayed[index]:
             gradient = gradient + ops.multiply(

@@ -8,7 +8,9 @@ from keras import ops, tree
 from keras_nfnet.optimizers.composed import parts_of
 
 
-def ema_model(model, into=None):
+def ema_model(
+    model: keras.Model, into: keras.Model | None = None
+) -> keras.Model:
     """A copy of a model that holds the moving average of its weights.
 
     The average is kept by the optimizer (`ema_decay`) beside the weights,

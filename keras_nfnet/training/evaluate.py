@@ -1,6 +1,7 @@
 """Evaluation of what is on the disk: a run, a model, or weights."""
 
 import os
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -19,8 +20,10 @@ from keras_nfnet.training.evaluation_report import (
 )
 from keras_nfnet.training.html_page import checked_path
 from keras_nfnet.training.network import build
+from keras_nfnet.training.recipe import Recipe
 from keras_nfnet.training.recipe_file import read_recipe
 from keras_nfnet.training.results import EMA_MODEL, MODEL
+from keras_nfnet.utils.types import InputRange, Labels, Path
 from keras_nfnet.weights.load import classes_in
 
 # Pictures of one batch on each device; a recipe's batch is for many devices.
@@ -28,17 +31,17 @@ _BATCH = 64
 
 
 def evaluate_source(
-    source,
-    recipe=None,
-    data_dir=None,
-    average=False,
-    batch_size=None,
-    progress=True,
+    source: Path,
+    recipe: Recipe | None = None,
+    data_dir: Path | None = None,
+    average: bool = False,
+    batch_size: int | None = None,
+    progress: bool = True,
     *,
-    input_range=None,
-    report=None,
-    labels=None,
-):
+    input_range: InputRange | None = None,
+    report: Path | None = None,
+    labels: Labels | None = None,
+) -> dict[str, Any]:
     """Evaluates with a recipe's data and preprocessing.
 
     Args:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.augmentation import check as check_augmentation
@@ -207,10 +208,10 @@ class Recipe:
             )
 
     @property
-    def peak_learning_rate(self):
+    def peak_learning_rate(self) -> float:
         """The rate after warm-up, by the linear scaling rule."""
         return self.learning_rate * self.batch_size / 256
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> "Recipe":
         """A copy with other values."""
         return dataclasses.replace(self, **changes)

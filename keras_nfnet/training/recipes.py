@@ -102,7 +102,7 @@ Reference: arXiv:2102.06171, section 6.2.
 """
 
 
-def names():
+def names() -> list[str]:
     """Names of all recipes, sorted.
 
     Returns:
@@ -117,7 +117,7 @@ def names():
     return sorted(["digits", "fine_tune", *_PAPERS, *_ABLATIONS])
 
 
-def recipe(name):
+def recipe(name: str) -> Recipe:
     """The recipe of a name.
 
     Args:
@@ -143,7 +143,7 @@ def recipe(name):
     return _digits() if name == "digits" else _fine_tune()
 
 
-def description(name):
+def description(name: str) -> str:
     """What a recipe is, what it gave, and its commands.
 
     Args:
@@ -169,7 +169,7 @@ def description(name):
     return _DIGITS if name == "digits" else _FINE_TUNE
 
 
-def summary(name):
+def summary(name: str) -> str:
     """The first line of a recipe's description."""
     return description(name).splitlines()[0]
 

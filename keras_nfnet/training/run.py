@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +19,7 @@ from keras_nfnet.training.batches import (
 from keras_nfnet.training.network import build
 from keras_nfnet.training.recipe import Recipe
 from keras_nfnet.utils.arguments import integer, one_of, path, refuse
+from keras_nfnet.utils.types import Path
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,16 @@ class TrainingResult:
 
 
 def train(
-    recipe,
-    directory=None,
-    data_dir=None,
-    verbose="auto",
-    callbacks=(),
-    save_every=1000,
+    recipe: Recipe,
+    directory: Path | None = None,
+    data_dir: Path | None = None,
+    verbose: int | str = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    save_every: int = 1000,
     *,
-    data=None,
-    test_data=None,
-):
+    data: Any = None,
+    test_data: Any = None,
+) -> TrainingResult:
     """Trains and evaluates a network as a recipe says.
 
     With a `directory` the run can be resumed: it saves checkpoints there,

@@ -1,14 +1,18 @@
 """Converting a weights file to another format, without building a model."""
 
 import os
+from typing import Any
 
+from keras_nfnet.utils.types import Path
 from keras_nfnet.weights.check import collect
 from keras_nfnet.weights.files import open_weights, path_of, shapes_in
 from keras_nfnet.weights.save import writer_for
 from keras_nfnet.weights.structure import expected_shapes, infer, variant_of
 
 
-def convert(source, destination, layout=None):
+def convert(
+    source: Path, destination: Path, layout: str | None = None
+) -> dict[str, Any]:
     """Converts a weights file.
 
     Args:

@@ -5,8 +5,10 @@ Reference: the parameter trees of the authors' published `F*_haiku.npz`.
 
 from collections.abc import Mapping
 
+import keras
 import numpy as np
 
+from keras_nfnet.utils.types import Tree
 from keras_nfnet.weights.check import assign, collect, entry_of
 from keras_nfnet.weights.layout import is_head, layout_for
 from keras_nfnet.weights.layouts import HAIKU
@@ -62,7 +64,7 @@ def flatten(tree):
     return entries
 
 
-def load_haiku_tree(model, tree):
+def load_haiku_tree(model: keras.Model, tree: Tree) -> None:
     """Loads a parameter tree under DeepMind's names.
 
     Args:
@@ -104,7 +106,7 @@ def load_haiku_tree(model, tree):
     assign(variables, {key: arrays[names[key]] for key in variables})
 
 
-def to_haiku_tree(model):
+def to_haiku_tree(model: keras.Model) -> dict[str, dict[str, np.ndarray]]:
     """The parameters of a model as DeepMind's code names them.
 
     Args:

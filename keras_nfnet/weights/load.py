@@ -1,8 +1,10 @@
 """Loading weights into a model: everything is checked, then assigned."""
 
+import keras
 import numpy as np
 
 from keras_nfnet.utils.arguments import boolean
+from keras_nfnet.utils.types import Path
 from keras_nfnet.weights.check import assign, collect
 from keras_nfnet.weights.files import open_weights, path_of, shapes_in
 from keras_nfnet.weights.hub import published_weights
@@ -17,7 +19,7 @@ from keras_nfnet.weights.structure import (
 FIRST_KERNEL = "stem_conv0/kernel"
 
 
-def load(model, source, new_head=False):
+def load(model: keras.Model, source: Path, new_head: bool = False) -> None:
     """Loads a file into a model, all of it or nothing.
 
     Args:

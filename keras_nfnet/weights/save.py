@@ -4,9 +4,11 @@ import io
 import json
 import pickle
 
+import keras
 import numpy as np
 
 from keras_nfnet.utils.files import replacing
+from keras_nfnet.utils.types import Path
 from keras_nfnet.weights.check import checksum_of
 from keras_nfnet.weights.files import CHECKSUM, CHECKSUMS, path_of
 from keras_nfnet.weights.haiku import tree_of, values_of
@@ -16,7 +18,7 @@ from keras_nfnet.weights.layouts import HAIKU, KERAS_H5, OWN, TIMM
 from keras_nfnet.weights.structure import whole_network
 
 
-def save(model, path, layout=None):
+def save(model: keras.Model, path: Path, layout: str | None = None) -> None:
     """Saves a model's weights, whole or not at all.
 
     Args:

@@ -67,9 +67,9 @@ class JaxEngine:
         # The sum is whole on every device, also of another process.
         everywhere = None
         if self._distribution is not None:
-            everywhere = keras.distribution.TensorLayout(
-                (None, None), self._distribution.device_mesh
-            ).backend_layout
+            mesh = self._distribution.device_mesh
+            layout = keras.distribution.TensorLayout((None, None), mesh)
+            everywhere = layout.backend_layout
 
         @functools.partial(jax.jit, out_shardings=everywhere)
         def over_devices(trainable, non_trainable, images, labels, rows):

@@ -65,11 +65,16 @@ class OnnxTarget:
         """The input: pixels, batch and sides first, normalized inside."""
         if "int" in contract.dtype:
             raise UnknownOperation(f"the input type {contract.dtype}")
-        x = "images"
+        # Transposed first: runtimes are slow where the innermost axis is the
+        # three channels.
+        x = self.node("Transpose", ["images"], perm=(0, 3, 1, 2))
         if contract.statistics:
-            mean, deviation = map(self.constant, contract.statistics)
+            mean, deviation = (
+                self.constant(np.reshape(value, (-1, 1, 1)))
+                for value in contract.statistics
+            )
             x = self.node("Div", [self.node("Sub", [x, mean]), deviation])
-        return self.node("Transpose", [x], perm=(0, 3, 1, 2))
+        return x
 
     def convolution(
         self,

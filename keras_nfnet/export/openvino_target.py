@@ -69,11 +69,15 @@ class OpenVINOTarget:
         """The input: pixels, normalized as the model's `Contract` says."""
         if "int" in contract.dtype:
             raise UnknownOperation(f"the input type {contract.dtype}")
-        x = self.input.output(0)
+        # Transposed first: the three channels are slow as innermost axis.
+        x = _transposed(self.input.output(0), (0, 3, 1, 2))
         if contract.statistics:
-            mean, deviation = map(_constant, contract.statistics)
+            mean, deviation = (
+                _constant(np.reshape(value, (1, -1, 1, 1)))
+                for value in contract.statistics
+            )
             x = operations.divide(operations.subtract(x, mean), deviation)
-        return _transposed(x, (0, 3, 1, 2))
+        return x
 
     def convolution(
         self,

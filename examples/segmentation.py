@@ -66,7 +66,7 @@ def plot(path, images, labels, found):
             ("image", "label", "prediction"),
             strict=True,
         ):
-            axis.imshow(picture)
+            axis.imshow(picture, vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[], title="" if row else title)
     figure.savefig(path, dpi=100)
 

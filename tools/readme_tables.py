@@ -57,22 +57,17 @@ def models():
     from keras_nfnet.diagnostics import variant_table
 
     return rows(
-        (
-            *("", "parameters", "train px", "GMACs", "test px", "GMACs"),
-            *("top-1, published", "weights"),
-        ),
+        ("", "parameters", "test px", "GMACs", "top-1 of the publisher"),
         [
             (
-                row["variant"],
+                f"[{row['variant']}](docs/models/{row['variant'].lower()}.md)",
                 f"{row['parameters']:,}",
-                f"{row['train_size']}",
-                f"{row['train_gmacs']:.2f}",
                 f"{row['test_size']}",
                 f"{row['test_gmacs']:.2f}",
-                f"{row['top1']:g}" if row["top1"] else "–",
-                "published" if row["weights"] else "–",
+                f"{row['top1']:g}",
             )
             for row in variant_table()
+            if row["weights"]
         ],
     )
 

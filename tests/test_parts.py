@@ -361,7 +361,9 @@ def onnx_outputs(path, x):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_example_keeps_its_variance_trains_and_folds(name):
+def test_an_example_keeps_its_variance_trains_folds_and_is_exported(
+    name, tmp_path, monkeypatch
+):
     model = run(NETWORKS[name])["model"]
     report = keras_nfnet.check_normalizer_free(model)
     assert not report.departures, str(report)
@@ -376,26 +378,20 @@ def test_an_example_keeps_its_variance_trains_and_folds(name):
     model.compile(keras_nfnet.SGDAGC(0.05), "mse")
     losses = model.fit(x, y, epochs=5, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
-    expected = np.asarray(model(x))
-    got = np.asarray(keras_nfnet.fold(model)(x))
-    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
-
-
-@pytest.mark.tensorflow
-@pytest.mark.parametrize("name", NETWORKS)
-def test_an_example_is_exported_to_onnx(name, tmp_path, monkeypatch):
-    pytest.importorskip("tf2onnx")
-    monkeypatch.chdir(tmp_path)
-    model = run(NETWORKS[name])["model"]
-    for layer in model.layers:
+    for layer in model.layers:  # In a few steps they hardly leave 0.
         if isinstance(layer, nf.SkipInit):
             layer.skip_gain.assign(0.7)
-    x = inputs((3, *model.input_shape[1:]))
     expected = np.asarray(model(x))
+    bound = 1e-5 * np.abs(expected).max()
+    folded = np.asarray(keras_nfnet.fold(model)(x))
+    assert np.abs(folded - expected).max() <= bound
+    if keras.backend.backend() != "tensorflow":
+        return  # Keras exports to ONNX from others by other packages.
+    monkeypatch.chdir(tmp_path)
     (export,) = (block for block in BLOCKS if ".export(" in block)
     run(export, model=model)
     got = onnx_outputs("model.onnx", x)
-    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(got - expected).max() <= bound
     if x.ndim == 4:
         report = keras_nfnet.export.to_onnx(model, "checked.onnx")
         assert report.largest_difference < 1e-4

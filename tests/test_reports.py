@@ -12,6 +12,11 @@ from PIL import Image
 from keras_nfnet import NFNet, NFNetConfig, Recipe, preprocess_input
 from keras_nfnet.cli import main
 from keras_nfnet.training.evaluate import evaluate_source
+from keras_nfnet.training.evaluation import _by_row
+from keras_nfnet.training.evaluation_report import (
+    Findings,
+    write_evaluation_report,
+)
 from keras_nfnet.training.recipe_file import write_recipe
 
 pytestmark = pytest.mark.tensorflow
@@ -149,8 +154,6 @@ def test_a_report_of_any_number_of_classes(classes, shown, tmp_path):
 
 
 def test_the_worst_errors_are_those_of_largest_loss(tmp_path):
-    from keras_nfnet.training.evaluation_report import Findings
-
     generator = np.random.default_rng(0)
     loss = generator.uniform(1, 9, 200)
     findings = Findings(lambda image: image)
@@ -177,22 +180,24 @@ def test_a_page_that_cannot_be_written_is_refused_before_all_work(
         evaluate_source("none", labels=["a"])
 
 
-def test_a_page_is_written_whole_or_not_at_all(pictures, tmp_path):
-    model = keras.models.load_model(
-        network(tmp_path / "model.keras", len(HOSTILE))
-    )
-    kernel = model.get_layer("predictions").kernel
-    kernel.assign(np.full(kernel.shape, np.nan))
-    model.save(tmp_path / "model.keras")
+def test_outputs_that_are_not_finite_are_refused_and_leave_the_page(tmp_path):
+    findings = Findings(lambda image: image)
+    values = np.array([[np.nan, 0, 0, 1, np.nan]])
+    findings(np.zeros((1, 8, 8, 3)), np.eye(2)[:1], values)
     report = tmp_path / "report.html"
     report.write_text("before")
-    before = os.listdir(tmp_path)
-    with pytest.raises(ValueError, match="finite"):
-        evaluate_source(
-            str(tmp_path / "model.keras"),
-            RECIPE(data=str(pictures)),
-            progress=False,
-            report=report,
-        )
+    with pytest.raises(ValueError, match="outputs are finite"):
+        write_evaluation_report(report, "title", [], findings, ["a", "b"])
     assert report.read_text() == "before"
-    assert os.listdir(tmp_path) == before
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_a_tie_is_no_hit_and_counts_for_the_other_class():
+    logits = np.float32([[1, 1, 0], [0, 2, 2], [5, 1, 1], [np.nan, 0, 1]])
+    labels = np.eye(3, dtype="float32")[[0, 2, 0, 0]]
+    rows = np.int32([0, 1, 2, 3])
+    found = np.asarray(_by_row(6, logits, labels, rows))
+    np.testing.assert_array_equal(found[:, 1], [0, 0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(found[:4, 3], [1, 1, 0, 2])
+    np.testing.assert_array_equal(found[:3, 2], [1, 1, 1])
+    assert not np.isfinite(found[3, 0]) and not found[4:].any()

@@ -3,10 +3,12 @@
     python benchmarks/remat.py
     python benchmarks/remat.py --variant F0 --size 192 --rounds 10
 
-The network with and the one without it train in a process each, whose
-largest resident memory is read: the program, TensorFlow's graph, weights and
-momentum are in it. Their steps alternate; with
-`--apart` one process follows the other, where memory is short. Writes
+The network with and the one without it train in a process each. On
+TensorFlow the peak of its tensors is read during the steps, as
+`tf.config.experimental.get_memory_info` has it on every device: weights and
+momentum are in it, the program and its graph are not. On every backend the
+largest resident memory of the process is. The steps alternate; with `--apart`
+one process follows the other, where memory is short. Writes
 benchmarks/results/remat.json and .md; with another backend than TensorFlow,
 remat_BACKEND.json and .md.
 """
@@ -32,7 +34,8 @@ def train(connection, mode, variant, batch, size):
     """Makes a step for every message, and answers with what it took.
 
     Sends the seconds of each step, on the wall and of the processors; at the
-    end the largest resident memory in MiB, before the first step and of all.
+    end the peak of the tensors in MiB, or `None`, and the largest resident
+    memory, before the first step and of all.
     """
     import keras
     import numpy as np
@@ -59,7 +62,13 @@ def train(connection, mode, variant, batch, size):
         model.train_on_batch(x, y)
         seconds = time.perf_counter() - start
         connection.send((seconds, time.process_time() - used))
-    connection.send((built, largest_memory()))
+    peak = None
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        statistics_of = tf.config.experimental.get_memory_info
+        peak = statistics_of("CPU:0")["peak"] / 2**20
+    connection.send((peak, built, largest_memory()))
 
 
 def largest_memory():
@@ -128,9 +137,11 @@ def main():
     lines = [
         "# Rematerialization",
         "",
-        f'`keras.RematScope("full")`: {setting}. The memory is the '
-        "largest resident one of a process of its own. What the steps added "
-        "has the graph and the momentum in it. Written by "
+        f'`keras.RematScope("full")`: {setting}. Tensors are counted by '
+        "`tf.config.experimental.get_memory_info`, weights and momentum "
+        "among them. The memory of the process, one of its own, is the "
+        "largest resident one: TensorFlow keeps what it has once had, and "
+        "the program and its graph are in it. Written by "
         "`benchmarks/remat.py`.",
         "",
         "| | without | with | with / without |",
@@ -142,14 +153,16 @@ def main():
         cells = f"{before:{form}} | {after:{form}} | {after / before:.2f}"
         lines.append(f"| {label} | {cells} |")
 
-    built, largest = (
+    peak, built, largest = (
         {name: values[index] for name, values in memory.items()}
-        for index in range(2)
+        for index in range(3)
     )
     above = {name: largest[name] - built[name] for name in MODES}
+    if None not in peak.values():
+        row("peak of the tensors of a step, MiB", peak, ".0f")
     row("memory of the process, MiB", largest, ".0f")
     row("the same before the first step, MiB", built, ".0f")
-    row("what the steps added, MiB", above, ".0f")
+    row("what the steps and their graph added, MiB", above, ".0f")
     for index, clock in enumerate(("on the wall", "of the processors")):
         for of in (statistics.median, min, max):
             row(

@@ -1,5 +1,6 @@
 """Tests of `to_openvino`, each file run by OpenVINO's own runtime."""
 
+import itertools
 import json
 import os
 import resource
@@ -8,8 +9,10 @@ import signal
 import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_sample_images
 from test_family_whole_way import each_form, small
 from test_fold import network, randomized
+from test_reference import deepmind_network
 
 import keras_nfnet
 from keras_nfnet import NFNet, NFNetConfig
@@ -29,6 +32,20 @@ def pixels(batch, height=32, width=32):
     generator = np.random.default_rng(batch)
     shape = (batch, height, width, 3)
     return generator.uniform(0, 255, shape).astype("float32")
+
+
+def crops(count, size):
+    """Parts of two photographs, at any scale."""
+    generator = np.random.default_rng(0)
+    pictures = []
+    for image in itertools.islice(
+        itertools.cycle(load_sample_images().images), count
+    ):
+        side = generator.integers(size, 420)
+        top, left = (generator.integers(n - side + 1) for n in image.shape[:2])
+        part = image[top : top + side, left : left + side]
+        pictures.append(keras.ops.image.resize(part, (size, size)))
+    return np.array(pictures, "float32")
 
 
 def outputs(model, batch):
@@ -102,6 +119,24 @@ def test_int8_has_weights_of_8_bits(tmp_path):
     for name in report.float_layers:
         source = nodes[name].input_value(0).get_node()
         assert source.get_type_name() != "FakeQuantize"
+
+
+@pytest.mark.slow
+def test_f0_in_int8_leaves_nothing_in_float(figures, tmp_path):
+    pytest.importorskip("nncf")
+    figure = figures("nfnet_outputs.json")[0]
+    model, _ = deepmind_network(figure)
+    pictures = crops(32, 256)
+    path = tmp_path / "a.xml"
+    report = to_openvino(model, path, "int8", pictures[:8], size=256)
+    assert report.float_layers == ()
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 73e6
+    # On pictures that it was not calibrated with.
+    got = openvino_file.runner(path)(pictures[16:])
+    expected = outputs(model, pictures[16:])
+    cosine = np.vdot(got, expected)
+    cosine /= np.linalg.norm(got) * np.linalg.norm(expected)
+    assert cosine >= 0.999
 
 
 @pytest.mark.parametrize("activation", [*keras_nfnet.layers.ACTIVATIONS])

@@ -154,13 +154,10 @@ def _activation_layer(target, layer, x):
 
 
 def _squeeze_excite(target, layer, x):
-    # 1×1 convolutions on one pixel: dense layers without a reshape, which
-    # would have to compute its shape in a graph of any batch.
     gate = target.mean(x, keepdims=True)
     for dense in (layer.reduce, layer.expand):
-        kernel = numpy_value(dense.kernel)[None, None]
-        gate = target.convolution(
-            gate, kernel, numpy_value(dense.bias), (1, 1), "valid", 1, (1, 1)
+        gate = target.dense_of_pixel(
+            gate, numpy_value(dense.kernel), numpy_value(dense.bias)
         )
         gate = target.activation(gate, dense.activation)
     return _gated(target, layer, x, gate)

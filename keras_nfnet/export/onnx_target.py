@@ -102,6 +102,16 @@ class OnnxTarget:
             **_pads(kernel.shape[:2], strides, padding, dilation_rate, sides),
         )
 
+    def dense_of_pixel(self, x, kernel, bias):
+        """A dense layer on the channels of one pixel.
+
+        Without a reshape, which would have to compute its shape in a graph
+        of any batch.
+        """
+        return self.convolution(
+            x, kernel[None, None], bias, (1, 1), "valid", 1, (1, 1)
+        )
+
     def along_channels(self, x, kernel):
         """A 1D convolution over the channels of one pixel."""
         x = self.node("Transpose", [x], perm=(0, 2, 1, 3))

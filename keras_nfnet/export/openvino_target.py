@@ -59,11 +59,12 @@ class OpenVINOTarget:
         self.layer = None
         self._names = collections.Counter()
 
-    def _name(self, node):
-        """Gives a node the name of its layer; NNCF wants each name once."""
+    def _named(self, node):
+        """The node, with the name of its layer; NNCF wants each name once."""
         self._names[self.layer] += 1
         count = self._names[self.layer]
         node.set_friendly_name(self.layer + f"_{count}" * (count > 1))
+        return node
 
     def images(self, contract):
         """The input: pixels, normalized as the model's `Contract` says."""
@@ -99,21 +100,22 @@ class OpenVINOTarget:
             convolve = operations.group_convolution
             filters, *rest = kernel.shape
             kernel = kernel.reshape(groups, filters // groups, *rest)
-        x = convolve(
-            x,
-            _constant(kernel),
-            list(strides),
-            before,
-            before,
-            list(dilation_rate),
-            auto_pad,
+        x = self._named(
+            convolve(
+                x,
+                _constant(kernel),
+                list(strides),
+                before,
+                before,
+                list(dilation_rate),
+                auto_pad,
+            )
         )
-        self._name(x)
         return operations.add(x, _constant(bias[None, :, None, None]))
 
     def along_channels(self, x, kernel):
         """A 1D convolution over the channels of one pixel."""
-        x = _transposed(x, (0, 2, 1, 3))
+        x = self._named(_transposed(x, (0, 2, 1, 3)))
         half = [len(kernel) // 2, 0]
         x = operations.convolution(
             x,
@@ -134,12 +136,23 @@ class OpenVINOTarget:
     def dense(self, x, kernel, bias):
         if _rank(x) != 2:
             raise UnknownOperation("a dense layer on feature maps")
-        x = operations.matmul(x, _constant(kernel.T), False, True)
-        self._name(x)
+        x = self._named(operations.matmul(x, _constant(kernel.T), False, True))
         return x if bias is None else operations.add(x, _constant(bias))
 
+    def dense_of_pixel(self, x, kernel, bias):
+        """A dense layer on the channels of one pixel.
+
+        NNCF would leave a 1×1 convolution in float, and the runtime would
+        read its 8-bit weights as float32.
+        """
+        sides = np.int64([2, 3])
+        x = self.dense(operations.squeeze(x, sides), kernel, bias)
+        return operations.unsqueeze(x, sides)
+
     def mean(self, x, keepdims):
-        return operations.reduce_mean(x, np.int64([2, 3]), keepdims)
+        return self._named(
+            operations.reduce_mean(x, np.int64([2, 3]), keepdims)
+        )
 
     def maximum(self, x, keepdims):
         return operations.reduce_max(x, np.int64([2, 3]), keepdims)
@@ -170,13 +183,13 @@ class OpenVINOTarget:
         return pool.output(0)  # The second are the indices.
 
     def add(self, x, y):
-        return operations.add(x, y)
+        return self._named(operations.add(x, y))
 
     def multiply(self, x, y):
-        return operations.multiply(x, y)
+        return self._named(operations.multiply(x, y))
 
     def scale(self, x, factor):
-        return operations.multiply(x, np.float32(factor))
+        return self._named(operations.multiply(x, np.float32(factor)))
 
     def other(self, layer, *args, **kwargs):
         raise UnknownOperation(f"the layer {layer.name!r}")

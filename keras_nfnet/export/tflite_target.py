@@ -44,6 +44,16 @@ class TFLiteTarget:
         )
         return tf.nn.bias_add(x, tf.constant(bias))
 
+    def dense_of_pixel(self, x, kernel, bias):
+        """A dense layer on the channels of one pixel.
+
+        Without a reshape, which would have to compute its shape in a graph
+        of any batch.
+        """
+        return self.convolution(
+            x, kernel[None, None], bias, (1, 1), "valid", 1, (1, 1)
+        )
+
     def along_channels(self, x, kernel):
         x = tf.transpose(x, (0, 3, 1, 2))
         x = tf.nn.conv2d(x, tf.constant(kernel[:, None, None, None]), 1, "SAME")

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 
 _WORKER = Path(__file__).with_name("worker.py")
-# Below so many bytes of free memory the process longest idle is ended.
-_ENOUGH = 5e9
 
 
 class Failed(RuntimeError):
@@ -26,28 +24,27 @@ class Worker:
 
     Args:
         spec: What `worker.py` takes as its argument.
-        environment: Variables of the process beside those of this one.
+        script: A script that does as `worker.py` does, with other loaders.
 
     Attributes:
         start: Seconds until imports, loading and the first answer were done,
             and the largest memory by then, in MB.
     """
 
-    def __init__(self, spec, environment=None):
+    def __init__(self, spec, script=_WORKER):
         self._errors = tempfile.TemporaryFile("w+", errors="replace")
         self._process = subprocess.Popen(
-            [sys.executable, str(_WORKER), json.dumps(spec)],
+            [sys.executable, str(script), json.dumps(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, **(environment or {})},
         )
         self.start = self._answer()
 
-    def times(self, batch, seconds, least):
+    def times(self, batch, seconds, least, warm=2):
         """Seconds of each of at least `least` runs of so many images."""
-        return self._ask(batch=batch, seconds=seconds, least=least)
+        return self._ask(batch=batch, seconds=seconds, least=least, warm=warm)
 
     def outputs(self, pixels):
         """What the network says of pixels 0–255, one image at a time."""
@@ -99,10 +96,14 @@ class Workers:
     Args:
         specs: `{name: what Worker takes}`.
         say: Function of a line of progress.
+        script: As for `Worker`.
+        enough: Bytes of free memory below which the process that is longest
+            idle is ended before another starts.
     """
 
-    def __init__(self, specs, say):
+    def __init__(self, specs, say, script=_WORKER, enough=5e9):
         self._specs, self._say, self._live = specs, say, {}
+        self._script, self._enough = script, enough
 
     def __enter__(self):
         return self
@@ -117,23 +118,25 @@ class Workers:
         worker = self._live.pop(name, None)
         is_new = worker is None
         if is_new:
-            while self._live and _available() < _ENOUGH:
+            while self._live and _available() < self._enough:
                 self._live.pop(next(iter(self._live))).close()
             self._say(f"starting {name}")
-            worker = Worker(self._specs[name])
+            worker = Worker(self._specs[name], self._script)
         worker.is_new = is_new
         self._live[name] = worker  # The last is the latest used.
         return worker
 
-    def take_turns(self, batches, seconds, index, pause=0.2):
+    def take_turns(self, batches, seconds, index, pause=0.2, least=3, warm=2):
         """One round: a block of runs of every runtime, each warmed up.
 
         Args:
             batches: Numbers of images at once.
-            seconds: How long a block is; it has three runs at least.
+            seconds: How long a block is.
             index: Number of the round. Its order is another each time.
             pause: Seconds before each block, in which threads of the last
                 one stop spinning.
+            least: Runs that a block has at least.
+            warm: Runs before those that are timed.
 
         Returns:
             `{"order", "times": {name: {batch: median seconds}}, "starts":
@@ -153,7 +156,7 @@ class Workers:
                 began = time.perf_counter()
                 times[name] = {
                     str(batch): statistics.median(
-                        worker.times(batch, seconds, 3)
+                        worker.times(batch, seconds, least, warm)
                     )
                     for batch in batches
                 }

@@ -4,8 +4,8 @@ Run as a file, not as a module: importing the package would load Keras beside
 the runtime and count as its memory. The argument is JSON, `{"runtime": a name
 in LOADERS, "seen": "pixels" or "normalized", "shape": of one image, **what the
 loader takes}`. Lines of JSON come in and are answered on the standard output:
-`{"batch", "seconds", "least"}` by the seconds of runs, `{"images", "to"}`, two
-`.npy` files, by writing what the network says of the images.
+`{"batch", "seconds", "least", "warm"}` by the seconds of runs; `{"images",
+"to"}`, two `.npy` files, by writing what the network says of the images.
 """
 
 import contextlib
@@ -151,9 +151,9 @@ def seen(pixels, how):
     return np.ascontiguousarray(x, "float32")
 
 
-def timed(run, x, seconds, least):
-    """Seconds of each run, for as long as asked, after two more."""
-    for _ in range(2):
+def timed(run, x, seconds, least, warm):
+    """Seconds of each run, for as long as asked, after those to warm up."""
+    for _ in range(warm):
         run(x)
     found, end = [], time.perf_counter() + seconds
     while len(found) < least or time.perf_counter() < end:
@@ -212,8 +212,8 @@ def main():
             np.save(asked["to"], np.stack(outputs).astype("float32"))
             answer = None
         else:
-            x = images(asked["batch"])
-            answer = timed(run, x, asked["seconds"], asked["least"])
+            x = images(asked.pop("batch"))
+            answer = timed(run, x, **asked)
         answers.write(json.dumps(answer) + "\n")
 
 

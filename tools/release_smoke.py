@@ -70,7 +70,9 @@ def main(version, folder):
     script = pathlib.Path(sysconfig.get_path("scripts")) / "keras-nfnet"
     check(run(script, "--version").strip().endswith(version), "--version")
     check("71,489,284" in run(script, "info"), "keras-nfnet info")
-    for command in ("", "demo", "predict", "train", "evaluate", "export"):
+    for command in (
+        *("", "demo", "predict", "train", "evaluate", "report", "export"),
+    ):
         text = help_of(command)
         check("usage: keras-nfnet" in text, f"keras-nfnet {command} --help")
 

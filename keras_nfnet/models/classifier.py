@@ -271,7 +271,8 @@ def clipped_by_stage(optimizer):
     """`{"clipped_stem": fraction of units, …}` of the step just made.
 
     Args:
-        optimizer: Of an NFNet; empty for one that does not clip.
+        optimizer: Of an NFNet. Stages that the network lacks are left out,
+            all of them where the optimizer does not clip.
     """
     fractions = {
         f"clipped_{stage}": clipped_fraction(

@@ -67,7 +67,7 @@ def clipped_fraction(optimizer, select=None):
 
     Returns:
         A float32 scalar, NaN if a gradient was not finite; `None` if no
-        part clips.
+        part clips, or nothing that is selected is clipped at all.
     """
     clipping = [
         part
@@ -79,4 +79,6 @@ def clipped_fraction(optimizer, select=None):
     results = [part.clipped_counts(select) for part in clipping]
     counts = [count for counts, _ in results for count in counts]
     units = sum(units for _, units in results)
+    if select is not None and not units:
+        return None
     return sum(counts, ops.zeros((), "float32")) / max(units, 1)

@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -300,12 +301,14 @@ def sources(name):
     return digest.hexdigest()
 
 
-def prepare(network, folder):
+def prepare(network, folder, skip):
     """Writes the files that are missing; a file that cannot be is told."""
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "made.json"
     made = json.loads(record.read_text()) if record.exists() else {}
     for name in FILES:
+        if name in skip:
+            continue
         if made.get(name, {}).get("sources") == sources(name):
             continue
         print(f"{network}: writing {name}", flush=True)
@@ -538,6 +541,8 @@ def network_lines(network, rounds):
         row = agreements.get(name, {"failed": "not run"})
         if "failed" in row or not times(name, BATCHES[0]):
             why = row.get("failed") or rounds[-1]["failed"].get(name, "")
+            # Without the folders of this machine.
+            why = re.sub(r"\S*/", "", why)
             body.append([name, precisions[name], f"not run: {why}"[:90]])
             body[-1] += [""] * (len(heads) - 3)
             continue
@@ -570,6 +575,48 @@ def network_lines(network, rounds):
             )
     heads = ["", "fastest of ours", "of timm's", "ratio", "goal", "reached"]
     lines += markdown(heads, goals)
+    own = [
+        name for name in table if name[:4] != "timm" and times(name, BATCHES[0])
+    ]
+    for batch in BATCHES:
+        everyone = [
+            name
+            for name in table
+            if precisions[name] == "float32" and times(name, batch)
+        ]
+        best_of_all = min(everyone, key=lambda x: spread(times(x, batch))[0])
+        over = {
+            name: spread(ratios(rounds, name, best_of_all, batch))[0]
+            for name in own
+            if name in everyone
+        }
+        lines += [
+            "",
+            f"float32, batch {batch}, over the fastest of anyone "
+            f"({best_of_all}): "
+            + ", ".join(f"{name} {ratio:.2f}" for name, ratio in over.items())
+            + ".",
+        ]
+
+    def start(name, key):
+        return spread(
+            [x["starts"][name][key] for x in rounds if name in x["starts"]]
+        )[0]
+
+    if times("timm eager", BATCHES[0]):
+        lines += [
+            "",
+            "Start and memory over those of timm eager: "
+            + ", ".join(
+                f"{name} "
+                + " and ".join(
+                    f"{start(name, key) / start('timm eager', key):.2f}"
+                    for key in ("answered", "megabytes")
+                )
+                for name in own
+            )
+            + ".",
+        ]
     near = agreements["Keras predict"].get("with timm")
     if near is not None:
         lines += ["", f"Cosine of our float32 with timm's: {near:.7f}."]
@@ -603,6 +650,9 @@ def main():
         "--work", type=pathlib.Path, default=HERE.parent / "build" / "rivals"
     )
     parser.add_argument(
+        "--skip", nargs="+", choices=FILES, default=(), help="to write later"
+    )
+    parser.add_argument(
         "--prepare", action="store_true", help="write the files and end"
     )
     parser.add_argument(
@@ -621,8 +671,9 @@ def main():
         RESULTS.with_suffix(".md").write_text(page())
         return
     for network in networks:
-        prepare(network, options.work / network)
-        judge(network, options.work / network, options.images)
+        prepare(network, options.work / network, options.skip)
+        if not options.skip:
+            judge(network, options.work / network, options.images)
     if options.prepare:
         return
     if options.anew:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import keras
@@ -239,6 +240,22 @@ def test_a_signal_stops_an_evaluation_and_loses_nothing(tmp_path, capfd):
         for name in ("undisturbed", "stopped")
     )
     assert one == other and one.count("\n") == 3
+
+
+def test_a_start_that_failed_does_not_keep_the_folder(tmp_path):
+    """As `keras-nfnet train fine_tune` without a connection."""
+    run = tmp_path / "run"
+    with pytest.raises(ValueError, match="missing.safetensors"):
+        train(
+            RECIPE.replace(weights=str(tmp_path / "missing.safetensors")), run
+        )
+    assert (run / "recipe.toml").exists()
+    train(RECIPE.replace(epochs=1), run)
+    for name in ("checkpoints", "log.csv"):  # Each of them is a run.
+        with pytest.raises(ValueError, match="Another recipe.*seed=1 in place"):
+            train(RECIPE.replace(epochs=1, seed=1), run)
+        if name == "checkpoints":
+            shutil.rmtree(run / name)
 
 
 def test_another_recipe_and_other_data_are_refused(tmp_path):

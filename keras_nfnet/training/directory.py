@@ -60,9 +60,13 @@ class RunDirectory:
             )
         recipe = os.path.join(self.path, _RECIPE)
         self._knows_recipe = os.path.exists(recipe)
-        if self._knows_recipe:
-            self._refuse_another_recipe(read_recipe(recipe), self.path)
         self._checkpoints = Checkpoints(os.path.join(self.path, "checkpoints"))
+        # A start that failed, as without a connection, leaves a recipe alone.
+        if self._knows_recipe and (
+            self._checkpoints.latest is not None
+            or os.path.exists(os.path.join(self.path, "log.csv"))
+        ):
+            self._refuse_another_recipe(read_recipe(recipe), self.path)
 
     def __enter__(self):
         if self._checkpoints is not None and self._chief:

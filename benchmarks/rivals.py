@@ -301,13 +301,13 @@ def sources(name):
     return digest.hexdigest()
 
 
-def prepare(network, folder, skip):
+def prepare(network, folder, skip, as_is):
     """Writes the files that are missing; a file that cannot be is told."""
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "made.json"
     made = json.loads(record.read_text()) if record.exists() else {}
     for name in FILES:
-        if name in skip:
+        if name in skip or (as_is and name in made):
             continue
         if made.get(name, {}).get("sources") == sources(name):
             continue
@@ -352,7 +352,8 @@ def judge(network, folder, images):
     table = runtimes(network, folder)
     for name, (_, spec) in table.items():
         is_timm = name.startswith("timm")
-        stamp = f"{sources(pathlib.Path(spec['path']).name)} {images}"
+        file = pathlib.Path(spec["path"])
+        stamp = f"{file.stat().st_mtime_ns if file.exists() else 0} {images}"
         if found.get(name, {}).get("stamp") == stamp:
             continue
         reference = "timm eager" if is_timm else "Keras predict"
@@ -653,6 +654,12 @@ def main():
         "--skip", nargs="+", choices=FILES, default=(), help="to write later"
     )
     parser.add_argument(
+        "--as-is",
+        action="store_true",
+        help="take the files of ours that are there, though the code that "
+        "wrote them has changed",
+    )
+    parser.add_argument(
         "--prepare", action="store_true", help="write the files and end"
     )
     parser.add_argument(
@@ -671,7 +678,7 @@ def main():
         RESULTS.with_suffix(".md").write_text(page())
         return
     for network in networks:
-        prepare(network, options.work / network, options.skip)
+        prepare(network, options.work / network, options.skip, options.as_is)
         if not options.skip:
             judge(network, options.work / network, options.images)
     if options.prepare:

@@ -2,10 +2,11 @@
 
 Run as a file, not as a module: importing the package would load Keras beside
 the runtime and count as its memory. The argument is JSON, `{"runtime": a name
-in LOADERS, "seen": "pixels" or "normalized", "shape": of one image, **what the
-loader takes}`. Lines of JSON come in and are answered on the standard output:
-`{"batch", "seconds", "least", "warm"}` by the seconds of runs; `{"images",
-"to"}`, two `.npy` files, by writing what the network says of the images.
+in LOADERS, "seen": "pixels" or "normalized", "shape": of one image, "first":
+images of the first answer (1), **what the loader takes}`. Lines of JSON come
+in and are answered on the standard output: `{"batch", "seconds", "least",
+"warm"}` by the seconds of runs; `{"images", "to"}`, two `.npy` files, by
+writing what the network says of the images.
 """
 
 import contextlib
@@ -181,6 +182,7 @@ def main():
     import numpy as np
 
     load, how, shape = (spec.pop(key) for key in ("runtime", "seen", "shape"))
+    first = spec.pop("first", 1)
     random = np.random.default_rng(0)
 
     def images(batch):
@@ -192,7 +194,7 @@ def main():
     imported = time.perf_counter() - BEGAN
     run = next(steps)
     loaded = time.perf_counter() - BEGAN
-    run(images(1))
+    run(images(first))
     answers.write(
         json.dumps(
             {

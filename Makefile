@@ -105,7 +105,8 @@ test-torch: .venv-torch/.created
 
 test-openvino: .venv-openvino/.created
 	.venv-openvino/bin/python -m pip install --quiet --editable ".[dev,openvino]"
-	.venv-openvino/bin/python -m pytest $(PARALLEL) tests/test_export_openvino.py
+	.venv-openvino/bin/python -m pytest $(PARALLEL) tests/test_export_openvino.py \
+		tests/test_examples.py::test_spectrograms
 	KERAS_BACKEND=openvino .venv-openvino/bin/python -m pytest $(PARALLEL) \
 		$(if $(FULL),,-m "not slow") $(OPENVINO_TESTS)
 

@@ -198,6 +198,37 @@ def test_groups_of_signals_images_and_volumes_are_convolved(axes, groups):
     )
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize(
+    "width, groups, convolutions", [(8, 48, 6), (8, 11, 11), (3, 7, 1)]
+)
+def test_narrow_groups_share_a_convolution(
+    width, groups, convolutions, axes, monkeypatch
+):
+    """A network of one for each group takes minutes to compile."""
+    calls, conv = [], ops.conv
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return conv(*args, **kwargs)
+
+    monkeypatch.setattr(grouped_convolution, "_native", lambda *_: False)
+    monkeypatch.setattr(grouped_convolution.ops, "conv", counted)
+    x = pictures((2, *(4,) * axes, width * groups))
+    kernel = pictures((*(3,) * axes, width, 2 * groups))
+    outputs = grouped_convolution.convolve(x, kernel, 1, "same", groups)
+    assert len(calls) == convolutions
+    expected = [
+        conv(part, filters, strides=1, padding="same")
+        for part, filters in zip(
+            np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True
+        )
+    ]
+    np.testing.assert_allclose(
+        outputs, np.concatenate(expected, -1), rtol=1e-5, atol=1e-5
+    )
+
+
 GRADIENTS = """
 import sys
 import numpy as np

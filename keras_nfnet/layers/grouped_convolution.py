@@ -7,7 +7,11 @@ exported SavedModel. So this module chooses by backend and device:
 
 - GPU and TPU: the device's own grouped convolution.
 - CPU: one ordinary convolution per group where the groups are wide enough
-  that each runs at full speed, as an NFNet's are. TensorFlow runs narrow
+  that each runs at full speed, as an NFNet's are. Narrow groups share one,
+  whose kernel has zeros between them: XLA takes 0.02 s for the gradients of
+  48 groups of 8 channels in blocks of 64, as for the groups one by one, but
+  1.4 s to compile it, not 20; in its own grouped convolution they take 6 s
+  (16×16 pixels, batch 8). TensorFlow runs narrow
   groups, such as the 8 channels of an NF-RegNet, faster by its own grouped
   convolution (measured at 16×16 pixels and 384 channels: 1.8 ms against
   8.3 ms, and 7.0 against 25 for the gradients), where it has gradients: on
@@ -25,6 +29,8 @@ from keras import ops
 
 # Channels of a group from which a convolution of its own is faster on CPU.
 WIDE = 32
+# Channels of the convolution that narrower groups share.
+BLOCK = 64
 _PORTABLE = contextvars.ContextVar("portable_convolutions", default=False)
 
 
@@ -65,6 +71,7 @@ def convolve(inputs, kernel, strides, padding, groups, dilation_rate=1):
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     if _native(inputs.shape[-1] // groups, len(inputs.shape) - 2, dtype):
         return _native_convolution(inputs, kernel, options)
+    kernel, groups = _in_blocks(kernel, groups)
     # ops.conv accepts kernels whose group count follows from the shapes, so
     # each part must really have its own channels: split both.
     parts = zip(
@@ -76,6 +83,24 @@ def convolve(inputs, kernel, strides, padding, groups, dilation_rate=1):
         [ops.conv(part, filters, **options) for part, filters in parts],
         axis=-1,
     )
+
+
+def _in_blocks(kernel, groups):
+    """A kernel in which neighbours of narrow groups are one, and its groups.
+
+    NOTE: an infinite value makes those of the groups in its block NaN.
+    """
+    *sides, width, filters = kernel.shape
+    size = 1
+    if width < WIDE:
+        fitting = range(1, BLOCK // width + 1)
+        size = max(n for n in fitting if groups % n == 0)
+    if size == 1:
+        return kernel, groups
+    shape = (*sides, 1, width, groups // size, size, filters // groups)
+    own = ops.reshape(ops.eye(size, dtype=kernel.dtype), (size, 1, 1, size, 1))
+    kernel = ops.reshape(kernel, shape) * own
+    return ops.reshape(kernel, (*sides, size * width, filters)), groups // size
 
 
 def symmetric_padding(side, dilation_rate=1):

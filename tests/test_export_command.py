@@ -161,12 +161,26 @@ def test_a_file_exports_without_the_code_that_trained_it(tmp_path):
     assert onnx_file.runner(out)(pixels()).shape == (1, 3)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is not None,
-    reason="tells what is said where OpenVINO is not installed; it is",
+@pytest.mark.parametrize(
+    "kind, module",
+    [
+        *(("openvino", "openvino"), ("onnx", "onnxruntime")),
+        *(("tflite", "ai_edge_litert"), ("tflite", "sklearn")),
+    ],
 )
-def test_a_format_that_is_not_installed_is_one_line(saved, capsys):
-    assert main(["export", saved, "--format", "openvino"]) == 2
+def test_a_format_that_is_not_installed_is_one_line(
+    kind, module, saved, capsys, monkeypatch
+):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *package: (
+            None if name == module else find_spec(name, *package)
+        ),
+    )
+    assert main(["export", saved, "--format", kind]) == 2
     error = capsys.readouterr().err.strip()
-    assert "keras-nfnet[openvino]" in error and "\n" not in error
+    extra = "openvino" if kind == "openvino" else "export"
+    assert module in error and f"keras-nfnet[{extra}]" in error
+    assert "\n" not in error
     assert os.listdir() == [saved]

@@ -6,7 +6,12 @@ import numpy as np
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.report import ExportReport
-from keras_nfnet.export.request import checked_request, prepared, silent
+from keras_nfnet.export.request import (
+    check_installed,
+    checked_request,
+    prepared,
+    silent,
+)
 from keras_nfnet.export.staging import writing
 from keras_nfnet.utils.arguments import integer
 from keras_nfnet.utils.files import staged
@@ -81,6 +86,7 @@ def to_onnx(
             (2 GB), an argument does not fit, the place cannot be written,
             or the file does not give the model's outputs. Then what was
             there is unchanged.
+        RuntimeError: If ONNX or ONNX Runtime is not installed.
 
     Example:
 
@@ -105,6 +111,7 @@ def to_onnx(
         progress=progress,
         input_range=input_range,
     )
+    check_installed("to_onnx", "export", "onnx", "onnxruntime")
     opset = _checked_opset(opset)
     say = progress or silent
     calibration, texts, folded, reference = prepared(

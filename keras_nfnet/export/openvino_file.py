@@ -1,7 +1,6 @@
 """OpenVINO files, an `.xml` with its `.bin`. Any Keras backend."""
 
 import dataclasses
-import importlib.util
 import os
 import tempfile
 
@@ -11,7 +10,12 @@ import numpy as np
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.report import ExportReport
-from keras_nfnet.export.request import checked_request, prepared, silent
+from keras_nfnet.export.request import (
+    check_installed,
+    checked_request,
+    prepared,
+    silent,
+)
 from keras_nfnet.export.staging import check_file, weights_of, writing
 from keras_nfnet.utils.files import place, staged
 from keras_nfnet.utils.types import (
@@ -111,7 +115,8 @@ def to_openvino(
         progress=progress,
         input_range=input_range,
     )
-    _check_installed(precision)
+    modules = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
+    check_installed("to_openvino", "openvino", *modules)
     if not str(path).endswith(".xml"):
         raise ValueError(
             f"`path` must end in .xml. Received: path={str(path)!r}"
@@ -164,17 +169,6 @@ def runner(path, threads=0):
         return values["output"] if names == ["output"] else values
 
     return run
-
-
-def _check_installed(precision):
-    """Refuses, before any work, what a missing package makes impossible."""
-    names = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise RuntimeError(
-                f"`to_openvino` needs {name}, which is not installed: "
-                "pip install 'keras-nfnet[openvino]'"
-            )
 
 
 def _save(content, path, precision):

@@ -1,6 +1,7 @@
 """What the exports to files check, and do before they convert."""
 
 import dataclasses
+import importlib.util
 
 from keras_nfnet.data.description import description
 from keras_nfnet.data.labels import class_names
@@ -35,6 +36,21 @@ class Request:
     size: tuple
     margin: int
     contract: Contract
+
+
+def check_installed(function, extra, *modules):
+    """Refuses, before any work, what a missing package makes impossible.
+
+    Raises:
+        RuntimeError: That names the package and the extra which brings it.
+    """
+    # It takes the photographs that every export is compared on.
+    for module in (*modules, "sklearn"):
+        if importlib.util.find_spec(module) is None:
+            raise RuntimeError(
+                f"`{function}` needs {module}, which is not installed: "
+                f"pip install 'keras-nfnet[{extra}]'"
+            )
 
 
 def checked_request(

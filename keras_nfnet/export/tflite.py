@@ -11,7 +11,12 @@ import numpy as np
 from keras_nfnet.export.comparison import checked
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.report import ExportReport
-from keras_nfnet.export.request import checked_request, prepared, silent
+from keras_nfnet.export.request import (
+    check_installed,
+    checked_request,
+    prepared,
+    silent,
+)
 from keras_nfnet.export.staging import writing
 from keras_nfnet.models.output import activation_of
 from keras_nfnet.utils.files import staged
@@ -95,7 +100,8 @@ def to_tflite(
         ValueError: If the model has NaN weights, an argument does not fit,
             the place cannot be written, or the file does not give the
             model's outputs. Then what was there is unchanged.
-        RuntimeError: On another Keras backend than TensorFlow.
+        RuntimeError: On another Keras backend than TensorFlow, or if
+            LiteRT is not installed.
 
     Example:
 
@@ -128,6 +134,7 @@ def to_tflite(
         progress=progress,
         input_range=input_range,
     )
+    check_installed("to_tflite", "export", "ai_edge_litert")
     say = progress or silent
     calibration, texts, folded, reference = prepared(
         request, model, precision, calibration, say

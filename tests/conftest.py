@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -44,6 +45,11 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _clean_state():
     keras.utils.set_random_seed(0)
@@ -55,6 +61,9 @@ def _clean_state():
 def _free_memory():
     yield
     keras.backend.clear_session()
+    # What lives on, millions of objects by the end, is not searched for
+    # garbage again and again: that took more time than some tests.
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ class NFNetModel(
                 the whole batch is seen.
             clipped_by_stage: Whether to log the fraction of clipped units
                 also by stage, as `clipped_stem`, `clipped_stage1`, … and
-                `clipped_head`.
+                `clipped_head`, of the stages that the network has.
             **kwargs: As for `keras.Model.compile`.
 
         Raises:

@@ -35,6 +35,8 @@ def test_bench_times_the_runtimes_and_says_what_they_give(
         ("F0", "--batch", "0"),
         ("F0", "--minutes", "-1"),
         ("tiny.keras", "--weights", "values.npz"),
+        ("F0", "--json", "none_such/times.json"),
+        ("F0", "--json", "times.txt"),
         ("F99",),
     ],
 )

@@ -104,3 +104,13 @@ def test_the_changelog_is_one_as_keep_a_changelog_has_it():
         assert len(found) == len(set(found)), "a kind of change stands twice"
     cited = (ROOT / "CITATION.cff").read_text("utf-8")
     assert f"\nversion: {__version__}\n" in cited
+
+
+def test_each_figure_says_where_it_is_from():
+    folder = ROOT / "tests" / "figures"
+    said = set(
+        re.findall(
+            r"`([a-z_]+\.(?:json|npz))`", (folder / "README.md").read_text()
+        )
+    )
+    assert said == {path.name for path in folder.iterdir()} - {"README.md"}

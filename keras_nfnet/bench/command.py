@@ -9,6 +9,7 @@ import tempfile
 import time
 
 from keras_nfnet.bench.turns import Workers, spread
+from keras_nfnet.utils.files import checked_path, replacing
 
 # Name → package, kind of export and precision, what the process takes.
 ROWS = {
@@ -76,7 +77,9 @@ def add_parser(commands, command):
         action="store_true",
         help="those in calibrated int8 too, which take minutes to write",
     )
-    bench.add_argument("--json", metavar="FILE", help="file to write besides")
+    bench.add_argument(
+        "--json", metavar="FILE", help=".json file to write besides"
+    )
 
 
 def run(options):
@@ -93,15 +96,19 @@ def run(options):
         raise ValueError(
             f"`--batch` must be above 0. Received: {min(options.batch)}"
         )
+    written = options.json
+    if written is not None:
+        written = checked_path("--json", written, ".json")
     rows = _rows(options)
     with tempfile.TemporaryDirectory() as folder:
         specs, reports = _prepared(options, rows, folder)
         rounds = _measured(options, specs)
     print(_table(options.batch, rounds, reports))
-    if options.json:
+    if written is not None:
         content = {"rounds": rounds, "machine": _machine(), **_versions(rows)}
-        with open(options.json, "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=1) + "\n")
+        with replacing(written) as temporary:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=1) + "\n")
     return 0
 
 

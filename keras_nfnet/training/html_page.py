@@ -8,14 +8,11 @@ import base64
 import datetime
 import html
 import io
-import os
 import platform
 
 import keras
 
-from keras_nfnet.utils.arguments import path as path_argument
-from keras_nfnet.utils.arguments import refuse
-from keras_nfnet.utils.files import place, replacing
+from keras_nfnet.utils.files import replacing
 from keras_nfnet.version import __version__
 
 # The browser itself is told to load and run nothing.
@@ -133,24 +130,6 @@ def write_page(path, title, *parts):
     with replacing(path) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(content)
-
-
-def checked_path(argument, value):
-    """The path of a page that can be written, before long work begins.
-
-    Raises:
-        ValueError: Naming the argument, if it does not end in `.html` or its
-            folder is not there.
-    """
-    expected = "the path of a file that ends in .html, in a folder that exists"
-    page = place(path_argument(argument, value, expected))
-    if (
-        not page.endswith(".html")
-        or os.path.isdir(page)
-        or not os.path.isdir(os.path.dirname(page))
-    ):
-        refuse(argument, value, expected)
-    return page
 
 
 def _backend():

@@ -31,11 +31,13 @@ def report_run(directory, path=None):
     from keras_nfnet.diagnostics import signal_propagation
     from keras_nfnet.models.keras_file import load_keras_file
     from keras_nfnet.training.evaluate import recipe_of_run
-    from keras_nfnet.training.html_page import checked_path
     from keras_nfnet.training.results import MODEL, REPORT
+    from keras_nfnet.utils.files import checked_path
 
     recipe = read_recipe(recipe_of_run(directory))
-    page = checked_path("path", path or os.path.join(directory, REPORT))
+    page = checked_path(
+        "path", path or os.path.join(directory, REPORT), ".html"
+    )
     history = _read_log(os.path.join(directory, "log.csv"))
     results = os.path.join(directory, "results.json")
     model = os.path.join(directory, MODEL)

@@ -229,6 +229,34 @@ def test_narrow_groups_share_a_convolution(
     )
 
 
+@pytest.mark.training
+@pytest.mark.parametrize(
+    ("width", "groups"), [(16, 2), (24, 2), (8, 6), (5, 3)]
+)
+def test_narrow_groups_learn_as_each_alone(width, groups, monkeypatch):
+    """XLA crashed in a gradient of pairs of groups of 16 channels."""
+    monkeypatch.setattr(grouped_convolution, "_native", lambda *_: False)
+    x = pictures((2, 4, 4, width * groups))
+    steps = {}
+    for blocks in (True, False):
+        if not blocks:
+            alone = lambda kernel, groups: (kernel, groups)  # noqa: E731
+            monkeypatch.setattr(grouped_convolution, "_in_blocks", alone)
+        keras.utils.set_random_seed(0)
+        layer = ScaledWSConv2D(width * groups, 3, groups=groups)
+        model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+        model.compile(keras.optimizers.SGD(1.0), "mse")
+        before = [np.array(v) for v in model.trainable_variables]
+        model.train_on_batch(x, np.sin(x))
+        steps[blocks] = [
+            np.array(v) - old
+            for v, old in zip(model.trainable_variables, before, strict=True)
+        ]
+    for one, other in zip(steps[True], steps[False], strict=True):
+        assert np.abs(other).max() > 0
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 GRADIENTS = """
 import sys
 import numpy as np

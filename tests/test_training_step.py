@@ -1,5 +1,8 @@
 """The training step: AGC, the guard, SAM, the average, and what is logged."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from test_reference import filled
 
 import keras_nfnet
 from keras_nfnet import SGDAGC, WarmupCosine, adaptive_clip, with_agc
+from keras_nfnet.models.classifier import NFNetModel
 from keras_nfnet.training.ema import ema_model
 
 
@@ -318,6 +322,38 @@ def test_a_compiled_model_is_saved_and_trains_on_alike(tiny, tmp_path):
     }
     for a, b in zip(arrays(model), arrays(twin), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("sam_rho", [None, 0.05])
+@pytest.mark.parametrize("of_dataset", [False, True])
+def test_a_step_is_traced_once_and_its_graph_is_freed(
+    sam_rho, of_dataset, tiny, monkeypatch
+):
+    """In a loop over settings each model kept 100 MB, and began twice."""
+    import tensorflow as tf
+
+    graphs = []
+
+    def traced(self, data, step=NFNetModel.train_step):
+        graphs.append(weakref.ref(tf.compat.v1.get_default_graph()))
+        return step(self, data)
+
+    monkeypatch.setattr(NFNetModel, "train_step", traced)
+    model = tiny()
+    optimizer = SGDAGC(0.1, ema_decay=0.9)
+    model.compile(optimizer, metrics=["accuracy"], sam_rho=sam_rho, **LOSS)
+    if of_dataset:
+        data = tf.data.Dataset.from_tensors(batch()).repeat(3)
+        model.fit(data, epochs=2, verbose=0, validation_data=data)
+    else:
+        model.train_on_batch(*batch())
+        model.train_on_batch(*batch(1))
+    assert len(graphs) == 1 and graphs[0]() is not None
+    del model, optimizer
+    keras.utils.clear_session()
+    gc.collect()
+    assert graphs[0]() is None
 
 
 def test_bad_sam_rho_is_named(tiny):

@@ -23,6 +23,7 @@ exported SavedModel. So this module chooses by backend and device:
 import contextlib
 import contextvars
 import functools
+import math
 
 import keras
 from keras import ops
@@ -97,10 +98,19 @@ def _in_blocks(kernel, groups):
         size = max(n for n in fitting if groups % n == 0)
     if size == 1:
         return kernel, groups
-    shape = (*sides, 1, width, groups // size, size, filters // groups)
-    own = ops.reshape(ops.eye(size, dtype=kernel.dtype), (size, 1, 1, size, 1))
-    kernel = ops.reshape(kernel, shape) * own
-    return ops.reshape(kernel, (*sides, size * width, filters)), groups // size
+    # With rows one group longer than those of the result, each row begins one
+    # group further on. The product with ones and zeros would give the same,
+    # but XLA's gradient of it crashes on CPU for two groups (jaxlib 0.10.2).
+    groups //= size
+    shape = (-1, width, groups, size, filters // groups // size)
+    kernel = ops.transpose(ops.reshape(kernel, shape), (3, 0, 1, 2, 4))
+    _, *group = kernel.shape
+    values = math.prod(kernel.shape)
+    rows = ops.pad(ops.reshape(kernel, (size, -1)), [(0, 0), (0, values)])
+    blocks = ops.reshape(rows, (-1,))[: size * values]
+    blocks = ops.reshape(blocks, (size, size, *group))
+    blocks = ops.transpose(blocks, (2, 0, 3, 4, 1, 5))
+    return ops.reshape(blocks, (*sides, size * width, filters)), groups
 
 
 def symmetric_padding(side, dilation_rate=1):

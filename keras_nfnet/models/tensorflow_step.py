@@ -1,5 +1,7 @@
 """The training step on the TensorFlow backend, under `tf.distribute` too."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 
@@ -9,6 +11,9 @@ from keras_nfnet.optimizers.composed import parts_of
 
 class TrainingStep(StatefulStep):
     """`train_step` of `NFNetModel`: Keras's own, or SAM's, and the logs."""
+
+    # A batch, or what its tensors are like.
+    _batch_to_come = None
 
     def _differentiate(self, scaled_loss, values):
         values = [tf.convert_to_tensor(value) for value in values]
@@ -48,7 +53,25 @@ class TrainingStep(StatefulStep):
                 )
                 break
             iterator = None
+        if self._distribute_strategy is None:
+            self._batch_to_come = data_batch
+            if iterator is not None:
+                dataset = getattr(iterator, "_distributed_dataset", None)
+                self._batch_to_come = getattr(dataset, "element_spec", None)
         super()._maybe_symbolic_build(iterator, data_batch)
+
+    def _build_ahead(self):
+        """Builds metrics and optimizer before the step is traced.
+
+        Without a strategy Keras builds them in the step. TensorFlow traces a
+        function that makes variables twice, and never frees the first graph.
+        """
+        batch, self._batch_to_come = self._batch_to_come, None
+        # What no symbolic tensor can stand for is built in the step.
+        with contextlib.suppress(Exception):
+            self._symbolic_build(data_batch=batch)
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
 
     def _has_workers(self):
         return isinstance(
@@ -56,6 +79,8 @@ class TrainingStep(StatefulStep):
         )
 
     def make_train_function(self, force=False):
+        if self._batch_to_come is not None:
+            self._build_ahead()
         return self._for_workers(
             "train_step", super().make_train_function, force
         )

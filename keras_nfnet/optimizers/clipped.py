@@ -152,10 +152,12 @@ class ClippedOptimizer:
                 ]
             )
         )
-        poison = ops.where(finite, 0.0, float("nan"))
-        grads = [
-            gradient + ops.cast(poison, gradient.dtype) for gradient in grads
-        ]
+        if _replicas() > 1:
+            poison = ops.where(finite, 0.0, float("nan"))
+            grads = [
+                gradient + ops.cast(poison, gradient.dtype)
+                for gradient in grads
+            ]
         self._rate_used.assign(ops.cast(learning_rate, "float32"))
         self._last = self._get_variable_index(trainable_variables[-1])
         self._finite = finite
@@ -166,6 +168,13 @@ class ClippedOptimizer:
         finally:
             self._finite = None
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # One replica has nothing to sum. TensorFlow would register a gradient
+        # for the sum, and with it keep the graph of the step for good.
+        if _replicas() == 1:
+            return list(grads_and_vars)
+        return super()._all_reduce_sum_gradients(grads_and_vars)
+
     def _can_be_used(self, gradient, variable):
         """Whether a step can be made of a gradient, as a boolean tensor.
 
@@ -174,7 +183,8 @@ class ClippedOptimizer:
         stay so.
         """
         # What has the size on each replica overflows in the sum.
-        gradient = gradient * _replicas()
+        if _replicas() > 1:
+            gradient = gradient * _replicas()
         if self._is_clipped[self._get_variable_index(variable)]:
             return ops.all(ops.isfinite(gradient))
         magnitude = ops.abs(ops.cast(gradient, "float32"))
@@ -183,8 +193,10 @@ class ClippedOptimizer:
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
-        finite = ops.all(ops.isfinite(gradient))
-        outer, self._finite = self._finite, finite
+        outer = self._finite
+        # What was found before the sum is not at hand after it, but in it.
+        if outer is None or _replicas() > 1:
+            self._finite = ops.all(ops.isfinite(gradient))
         try:
             if self._is_clipped[index]:
                 gradient = self._clip(gradient, variable, index)
@@ -214,17 +226,10 @@ class ClippedOptimizer:
 
     def _average_before(self, average, variable):
         """The average before this step: the weights, if it is the first."""
-        is_first = ops.equal(self._steps_made, 0)
-        if keras.backend.backend() == "jax":  # XLA fuses what it does not copy.
-            return ops.where(
-                is_first,
-                ops.convert_to_tensor(variable),
-                ops.convert_to_tensor(average),
-            )
-        return ops.cond(
-            is_first,
-            lambda: ops.copy(variable),
-            lambda: ops.convert_to_tensor(average),
+        return ops.where(
+            ops.equal(self._steps_made, 0),
+            ops.convert_to_tensor(variable),
+            ops.convert_to_tensor(average),
         )
 
     def _follow(self, average, before, variable):
@@ -254,7 +259,7 @@ class ClippedOptimizer:
         if self._finite is None:
             return value
         value = ops.convert_to_tensor(value)
-        return ops.where(self._finite, value, ops.zeros_like(value))
+        return ops.where(self._finite, value, ops.zeros((), value.dtype))
 
     def _apply_weight_decay(self, variables):
         """Keras would decay here, before AGC has read the weights."""

@@ -149,14 +149,13 @@ def power_scale(largest):
         `(scale, 1 / scale)`, tensors like `largest`; 1 where the values are
         neither large nor small.
     """
-    limit, shift = _SCALES[keras.backend.standardize_dtype(largest.dtype)]
-    one = ops.ones_like(largest)
-
-    def chosen(large, small):
-        scale = ops.where(largest < 2.0**-limit, small * one, one)
-        return ops.where(largest > 2.0**limit, large * one, scale)
-
-    return chosen(2.0**-shift, 2.0**shift), chosen(2.0**shift, 2.0**-shift)
+    dtype = keras.backend.standardize_dtype(largest.dtype)
+    limit, shift = _SCALES[dtype]
+    is_large, is_small = largest > 2.0**limit, largest < 2.0**-limit
+    up, down, one = (ops.cast(2.0**n, dtype) for n in (shift, -shift, 0))
+    scale = ops.where(is_large, down, ops.where(is_small, up, one))
+    unscale = ops.where(is_large, up, ops.where(is_small, down, one))
+    return scale, unscale
 
 
 def _wide(x):

@@ -9,8 +9,10 @@ AutoAugment, arXiv:1805.09501, as the authors' autoaugment.py has them.
 """
 
 import functools
+import itertools
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from keras_nfnet.data.mixing import with_box
@@ -176,18 +178,23 @@ def sharpness(image, level, negate=False):
     """Blends with a smoothed image; the border stays as it is."""
 
     def smooth(image):
-        # NOTE: the authors divide the kernel by 13, so that rounding decides
-        # whether a sum that 13 divides falls to the next level, on each
-        # machine otherwise. Sums of integers are exact in any order.
-        kernel = tf.constant([[1, 1, 1], [1, 5, 1], [1, 1, 1]], tf.float32)
-        kernel = tf.tile(kernel[..., None, None], (1, 1, 3, 1))
-        sums = tf.nn.depthwise_conv2d(
-            tf.cast(image, tf.float32)[None], kernel, (1, 1, 1, 1), "SAME"
-        )
-        smoothed = tf.cast(tf.cast(sums, tf.int32) // 13, tf.uint8)
+        # The authors divide the kernel by 13, so that rounding decides
+        # whether a sum that 13 divides falls to the next level. Theirs adds
+        # row by row and rounds each product and sum once, as do these: in
+        # float64 the product is exact.
+        wide = tf.cast(tf.pad(image, [(1, 1), (1, 1), (0, 0)]), tf.float64)
+        height, width = tf.unstack(tf.shape(image)[:2])
+        sums = tf.zeros(tf.shape(image))
+        for row, column in itertools.product(range(3), repeat=2):
+            weight = np.float32(5 if row == column == 1 else 1) / np.float32(13)
+            part = wide[row : row + height, column : column + width]
+            sums = tf.cast(
+                tf.cast(sums, tf.float64) + weight * part, tf.float32
+            )
+        smoothed = tf.cast(tf.clip_by_value(sums, 0.0, 255.0), tf.uint8)
         # Of an image of a single row, the last row is the first.
         rows = image[1:-1]
-        inner = smoothed[0, 1:-1, 1:-1]
+        inner = smoothed[1:-1, 1:-1]
         middle = tf.concat([rows[:, :1], inner, rows[:, 1:][:, -1:]], axis=1)
         return tf.concat([image[:1], middle, image[1:][-1:]], axis=0)
 

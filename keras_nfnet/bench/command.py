@@ -9,7 +9,8 @@ import tempfile
 import time
 
 from keras_nfnet.bench.turns import Workers, spread
-from keras_nfnet.utils.files import checked_path, replacing
+from keras_nfnet.utils.arguments import file_to_write
+from keras_nfnet.utils.files import replacing
 
 # Name → package, kind of export and precision, what the process takes.
 ROWS = {
@@ -98,7 +99,7 @@ def run(options):
         )
     written = options.json
     if written is not None:
-        written = checked_path("--json", written, ".json")
+        written = file_to_write("--json", written, ".json")
     rows = _rows(options)
     with tempfile.TemporaryDirectory() as folder:
         specs, reports = _prepared(options, rows, folder)

@@ -22,7 +22,7 @@ from keras_nfnet.training.network import build
 from keras_nfnet.training.recipe import Recipe
 from keras_nfnet.training.recipe_file import read_recipe
 from keras_nfnet.training.results import EMA_MODEL, MODEL
-from keras_nfnet.utils.files import checked_path
+from keras_nfnet.utils.arguments import file_to_write
 from keras_nfnet.utils.types import InputRange, Labels, Path
 from keras_nfnet.weights.load import classes_in
 
@@ -74,7 +74,7 @@ def evaluate_source(
     0.9944444444444445
     """
     if report is not None:
-        report = checked_path("report", report, ".html")
+        report = file_to_write("report", report, ".html")
     elif labels is not None:
         raise ValueError(
             "`labels` are for a report, and need `report`. Received: "

@@ -32,10 +32,10 @@ def report_run(directory, path=None):
     from keras_nfnet.models.keras_file import load_keras_file
     from keras_nfnet.training.evaluate import recipe_of_run
     from keras_nfnet.training.results import MODEL, REPORT
-    from keras_nfnet.utils.files import checked_path
+    from keras_nfnet.utils.arguments import file_to_write
 
     recipe = read_recipe(recipe_of_run(directory))
-    page = checked_path(
+    page = file_to_write(
         "path", path or os.path.join(directory, REPORT), ".html"
     )
     history = _read_log(os.path.join(directory, "log.csv"))

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_nfnet.utils.files import place
+
 # No backend holds larger integers.
 _INT64 = 2**63 - 1
 _SHORT = reprlib.Repr()
@@ -233,6 +235,26 @@ def path(name, value, expected="the path of a file"):
     if not is_path or not str(value) or "\0" in str(value):
         refuse(name, value, expected)
     return value
+
+
+def file_to_write(name, value, ending):
+    """Returns an absolute path, or refuses it before long work begins.
+
+    Args:
+        name: Name of the argument.
+        value: A path, as a string or `pathlib.Path`.
+        ending: What it must end in, such as `".html"`. Its folder must exist.
+    """
+    expected = f"the path of a file that ends in {ending}, in a folder that "
+    expected += "exists"
+    file = place(path(name, value, expected))
+    if (
+        not file.endswith(ending)
+        or os.path.isdir(file)
+        or not os.path.isdir(os.path.dirname(file))
+    ):
+        refuse(name, value, expected)
+    return file
 
 
 def function(name, value, expected="a function, or `None`"):

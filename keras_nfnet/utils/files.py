@@ -6,9 +6,6 @@ import secrets
 import shutil
 import tempfile
 
-from keras_nfnet.utils.arguments import path as path_argument
-from keras_nfnet.utils.arguments import refuse
-
 
 class FileError(OSError, ValueError):
     """A file that cannot be reached, read or written.
@@ -144,30 +141,6 @@ def scratch_folder(target, argument):
 def place(path):
     """The absolute path that a caller means: `~` is the home folder."""
     return os.path.abspath(os.path.expanduser(path))
-
-
-def checked_path(argument, value, ending):
-    """The path of a file that can be written, before long work begins.
-
-    Args:
-        argument: Name of the caller's argument, for errors.
-        value: A path, as a string or `pathlib.Path`.
-        ending: What it must end in, such as `".html"`.
-
-    Raises:
-        ValueError: Naming the argument, if it ends otherwise or its folder
-            is not there.
-    """
-    expected = f"the path of a file that ends in {ending}, in a folder that "
-    expected += "exists"
-    file = place(path_argument(argument, value, expected))
-    if (
-        not file.endswith(ending)
-        or os.path.isdir(file)
-        or not os.path.isdir(os.path.dirname(file))
-    ):
-        refuse(argument, value, expected)
-    return file
 
 
 def _move(moves, replaced):

@@ -63,8 +63,8 @@ class TrainingStep(StatefulStep):
     def _build_ahead(self):
         """Builds metrics and optimizer before the step is traced.
 
-        Without a strategy Keras builds them in the step. TensorFlow traces a
-        function that makes variables twice, and never frees the first graph.
+        Without a strategy Keras builds them in the step, and TensorFlow traces
+        a function that makes variables twice.
         """
         batch, self._batch_to_come = self._batch_to_come, None
         # What no symbolic tensor can stand for is built in the step.

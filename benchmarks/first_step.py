@@ -73,6 +73,7 @@ def run(row, directory):
         capture_output=True,
         text=True,
         check=True,
+        cwd=directory,  # Python looks here first.
     )
     (line,) = [x for x in done.stdout.splitlines() if x[:5] == "FOUND"]
     return json.loads(line[5:])

@@ -9,16 +9,12 @@ Writes benchmarks/results/build.json and .md.
 """
 
 import argparse
-import json
 import os
-import pathlib
-import platform
-import statistics
 import subprocess
 import sys
 
-HERE = pathlib.Path(__file__).parent
-RESULTS = HERE / "results"
+from pages import machine, spread, write
+
 IMPORT = """
 import time; started = time.perf_counter()
 import {module}
@@ -46,11 +42,6 @@ def run(program):
     )
     (line,) = [x for x in done.stdout.splitlines() if x[:5] == "FOUND"]
     return [float(value) for value in line.split()[1:]]
-
-
-def spread(values, form):
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:{form}} ({low:{form}}–{high:{form}})"
 
 
 def table(result):
@@ -98,20 +89,12 @@ def main():
         builds[variant] = [
             run(BUILD.format(variant=variant)) for _ in range(options.runs)
         ]
-    import keras
-
     result = {
-        "machine": f"{os.cpu_count()} CPU cores, Python "
-        f"{platform.python_version()}, {keras.backend.backend()} backend, "
-        f"Keras {keras.__version__}",
+        "machine": machine(),
         "imports": imports,
         "builds": builds,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "build.json").write_text(json.dumps(result, indent=1) + "\n")
-    text = table(result)
-    (RESULTS / "build.md").write_text(text)
-    print(text)
+    write("build", result, table)
 
 
 if __name__ == "__main__":

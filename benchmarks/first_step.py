@@ -13,13 +13,12 @@ import argparse
 import json
 import os
 import pathlib
-import platform
-import statistics
 import subprocess
 import sys
 
+from pages import machine, spread, write
+
 HERE = pathlib.Path(__file__).parent
-RESULTS = HERE / "results"
 STEPS = """
 import json, resource, time
 import keras, numpy as np
@@ -79,11 +78,6 @@ def run(row, directory):
     return json.loads(line[5:])
 
 
-def spread(values, form=".1f"):
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:{form}} ({low:{form}}–{high:{form}})"
-
-
 def table(result):
     lines = [
         "# The first step of training",
@@ -128,21 +122,11 @@ def main():
             for version, directory in versions.items():
                 rows[row][version].append(run(row, directory))
                 print(row, version, rows[row][version][-1], flush=True)
-    import keras
-
     result = {
-        "machine": f"{os.cpu_count()} CPU cores, Python "
-        f"{platform.python_version()}, {keras.backend.backend()} backend, "
-        f"Keras {keras.__version__}",
+        "machine": machine(),
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "first_step.json").write_text(
-        json.dumps(result, indent=1) + "\n"
-    )
-    text = table(result)
-    (RESULTS / "first_step.md").write_text(text)
-    print(text)
+    write("first_step", result, table)
 
 
 if __name__ == "__main__":

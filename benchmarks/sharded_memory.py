@@ -10,16 +10,15 @@ are not counted. Writes benchmarks/results/sharded_memory.json and .md.
 """
 
 import functools
-import json
 import math
-import pathlib
+
+from pages import write
 
 import keras_nfnet
 from keras_nfnet.layers.sharding import sharded_axis
 from keras_nfnet.models.without_values import without_values
 from keras_nfnet.optimizers.owners import axes_of_unit, live_layers, owners_of
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 VARIANTS = ("F0", "F4+", "F7+", "eca_nfnet_l2", "RegNet-B5", "ResNet-152")
 DEVICES = (1, 2, 4, 8, 16, 32, 64)
 KEPT = ("parameters", "momentum", "average")
@@ -75,12 +74,7 @@ def main():
             str(devices): parameters_per_device(model, devices)
             for devices in DEVICES
         }
-    (RESULTS / "sharded_memory.json").write_text(
-        json.dumps(result, indent=1) + "\n"
-    )
-    text = table(result)
-    (RESULTS / "sharded_memory.md").write_text(text)
-    print(text)
+    write("sharded_memory", result, table)
 
 
 if __name__ == "__main__":

@@ -136,22 +136,18 @@ class ClippedOptimizer:
         # The whole step is skipped, on all replicas, if one value of one
         # gradient is not finite or too large: a NaN survives the sum over
         # replicas.
-        grads = [
-            ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
+        pairs = [
+            (
+                ops.cast(ops.convert_to_tensor(gradient), variable.dtype),
+                variable,
+            )
             for gradient, variable in zip(
                 grads, trainable_variables, strict=True
             )
         ]
-        finite = ops.all(
-            ops.stack(
-                [
-                    self._can_be_used(gradient, variable)
-                    for gradient, variable in zip(
-                        grads, trainable_variables, strict=True
-                    )
-                ]
-            )
-        )
+        grads = [gradient for gradient, _ in pairs]
+        can_be_used = [self._can_be_used(*pair) for pair in pairs]
+        finite = ops.all(ops.stack(can_be_used))
         if _replicas() > 1:
             poison = ops.where(finite, 0.0, float("nan"))
             grads = [

@@ -1,0 +1,34 @@
+"""What the benchmarks' pages share: figures, the machine, and the files."""
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def spread(values, form=".1f"):
+    """Median, and lowest to highest."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:{form}} ({low:{form}}–{high:{form}})"
+
+
+def machine():
+    import keras
+
+    return (
+        f"{os.cpu_count()} CPU cores, Python {platform.python_version()}, "
+        f"{keras.backend.backend()} backend, Keras {keras.__version__}"
+    )
+
+
+def write(name, result, table):
+    """Writes `name`.json, and what `table` makes of it to `name`.md."""
+    RESULTS.mkdir(exist_ok=True)
+    content = json.dumps(result, indent=1) + "\n"
+    (RESULTS / f"{name}.json").write_text(content)
+    text = table(result)
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)

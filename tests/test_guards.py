@@ -76,8 +76,8 @@ def a_wrong_argument_is_named(folder):
 
 @guards(
     clipped.ClippedOptimizer,
-    "_or_zero",
-    lambda self, value: value,
+    "if_finite",
+    lambda self, value, otherwise: value,
 )
 def a_gradient_that_is_not_finite_changes_nothing(folder):
     optimizer = keras_nfnet.SGDAGC(
@@ -90,11 +90,11 @@ def a_gradient_that_is_not_finite_changes_nothing(folder):
 
 @guards(
     clipping,
-    "_scaled_norm",
-    lambda x, axes: (
-        keras.ops.norm(x, axis=axes, keepdims=True),
-        keras.ops.ones_like(x),
-        keras.ops.ones_like(x),
+    "_norms",
+    lambda values, axes, bound: (
+        keras.ops.norm(values[0], axis=axes[0]),
+        1.0,
+        1.0,
     ),
 )
 def the_norm_of_huge_values_is_finite(folder):

@@ -198,6 +198,9 @@ def test_groups_of_signals_images_and_volumes_are_convolved(axes, groups):
     )
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="PyTorch has its own"
+)
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize(
     "width, groups, convolutions", [(8, 48, 6), (8, 11, 11), (3, 7, 1)]

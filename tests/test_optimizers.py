@@ -6,6 +6,7 @@ import pytest
 
 from keras_nfnet import SGDAGC, WarmupCosine, adaptive_clip
 from keras_nfnet.optimizers import unitwise_norm
+from keras_nfnet.optimizers.clipping import clip_all
 
 
 def norms(x):
@@ -113,6 +114,24 @@ def test_schedule_warms_up_and_falls_to_zero():
         WarmupCosine(-0.1, 10, 1)
 
 
+def clipped_by_a_step(gradient, parameter, eps):
+    """As an optimizer clips the gradients of all parameters."""
+    clipped, _, _ = clip_all([gradient], [parameter], 0.01, eps, [(0,)])
+    return clipped[0]
+
+
+def compiled(function):
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
 @pytest.mark.parametrize("size", [1e15, 1e37, 3e38])
 @pytest.mark.parametrize("parameter_size", [1.0, 1e20])
 def test_gradients_of_any_finite_size_are_clipped(size, parameter_size):
@@ -122,6 +141,23 @@ def test_gradients_of_any_finite_size_are_clipped(size, parameter_size):
     bound = 0.01 * norms(parameter)
     expected = gradient * np.minimum(1, bound / norms(gradient))
     clipped = adaptive_clip(gradient, parameter)
+    np.testing.assert_allclose(clipped, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e15, 1e37, 3e38])
+@pytest.mark.parametrize("eps", [1e-3, 1e-30])
+@pytest.mark.parametrize("function", [adaptive_clip, clipped_by_a_step])
+def test_a_compiled_step_clips_gradients_of_any_finite_size(
+    size, eps, function
+):
+    """One product of two scales, as compilers may make it, would be 0."""
+    generator = np.random.default_rng(0)
+    parameter = generator.standard_normal((6, 4)).astype("float32")
+    gradient = np.where(parameter > 0, size, -size).astype("float32")
+    expected = gradient * (0.01 * norms(parameter) / norms(gradient))
+    clipped = compiled(lambda g, w: function(g, w, eps=eps))(
+        *map(keras.ops.convert_to_tensor, (gradient, parameter))
+    )
     np.testing.assert_allclose(clipped, expected, rtol=1e-5)
 
 

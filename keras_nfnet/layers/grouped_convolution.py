@@ -5,6 +5,8 @@ function compiled with XLA. That makes a training step on CPU four times
 slower, cannot be read by ONNX, and compiles in the server that loads an
 exported SavedModel. So this module chooses by backend and device:
 
+- PyTorch: its own convolution, of tensors whose axes alone are in another
+  order. Keras copies images and kernels to channels first, and then back.
 - GPU and TPU: the device's own grouped convolution.
 - CPU: one ordinary convolution per group where the groups are wide enough
   that each runs at full speed, as an NFNet's are. Narrow groups share one,
@@ -67,6 +69,8 @@ def convolve(inputs, kernel, strides, padding, groups, dilation_rate=1):
         "data_format": "channels_last",
         "dilation_rate": dilation_rate,
     }
+    if keras.backend.backend() == "torch":
+        return _torch_convolution(inputs, kernel, groups, options)
     if groups == 1:
         return ops.conv(inputs, kernel, **options)
     dtype = keras.backend.standardize_dtype(inputs.dtype)
@@ -152,6 +156,44 @@ def _native_convolution(inputs, kernel, options):
         data_format={3: "NWC", 4: "NHWC", 5: "NDHWC"}[len(inputs.shape)],
         dilations=options["dilation_rate"],
     )
+
+
+def _torch_convolution(inputs, kernel, groups, options):
+    from torch.nn import functional
+
+    rank = len(inputs.shape) - 2
+    strides, dilations = (
+        value if isinstance(value, tuple) else (value,) * rank
+        for value in (options["strides"], options["dilation_rate"])
+    )
+    inputs, kernel = map(ops.convert_to_tensor, (inputs, kernel))
+    images = inputs.movedim(-1, 1)
+    padding = (0,) * rank
+    if options["padding"] == "same":
+        totals = [
+            max((-(-side // s) - 1) * s + (k - 1) * d + 1 - side, 0)
+            for side, k, s, d in zip(
+                images.shape[2:],
+                kernel.shape[:rank],
+                strides,
+                dilations,
+                strict=True,
+            )
+        ]
+        padding = tuple(total // 2 for total in totals)
+        if any(total % 2 for total in totals):
+            pads = [side for t in totals[::-1] for side in (t // 2, t - t // 2)]
+            images, padding = functional.pad(images, pads), (0,) * rank
+    convolution = getattr(functional, f"conv{rank}d")
+    outputs = convolution(
+        images,
+        kernel.movedim((-1, -2), (0, 1)),
+        stride=strides,
+        padding=padding,
+        dilation=dilations,
+        groups=groups,
+    )
+    return outputs.movedim(1, -1)
 
 
 def _native(width, axes, dtype):

@@ -8,7 +8,10 @@ at hand. So clipping happens in `update_step`.
 import keras
 from keras import ops
 
-from keras_nfnet.optimizers.clipping import clip_units, number_of_units
+from keras_nfnet.optimizers.clipping import (
+    clip_all,
+    clip_units,
+)
 from keras_nfnet.optimizers.head import head_kernels
 from keras_nfnet.optimizers.owners import (
     axes_of_unit,
@@ -16,6 +19,7 @@ from keras_nfnet.optimizers.owners import (
     live_layers,
     owners_of,
 )
+from keras_nfnet.optimizers.reports import Reports
 from keras_nfnet.optimizers.rules import Rule
 from keras_nfnet.utils.arguments import integer, number, positive, text
 
@@ -26,7 +30,7 @@ _LARGEST_UNCLIPPED = 1e18
 KERAS_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
-class ClippedOptimizer:
+class ClippedOptimizer(Reports):
     """Mixin of Keras optimizers: AGC, a guard, and an average of weights.
 
     One step: the gradient of the whole batch is checked (one that is not
@@ -133,27 +137,14 @@ class ClippedOptimizer:
         return super().iterations if self._finite is None else self._steps_made
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        # The whole step is skipped, on all replicas, if one value of one
-        # gradient is not finite or too large: a NaN survives the sum over
-        # replicas.
-        pairs = [
-            (
-                ops.cast(ops.convert_to_tensor(gradient), variable.dtype),
-                variable,
-            )
+        grads = [
+            ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
             for gradient, variable in zip(
                 grads, trainable_variables, strict=True
             )
         ]
-        grads = [gradient for gradient, _ in pairs]
-        can_be_used = [self._can_be_used(*pair) for pair in pairs]
-        finite = ops.all(ops.stack(can_be_used))
-        if _replicas() > 1:
-            poison = ops.where(finite, 0.0, float("nan"))
-            grads = [
-                gradient + ops.cast(poison, gradient.dtype)
-                for gradient in grads
-            ]
+        step = self._poisoned if _replicas() > 1 else self._clipped
+        grads, finite = step(grads, trainable_variables)
         self._rate_used.assign(ops.cast(learning_rate, "float32"))
         self._last = self._get_variable_index(trainable_variables[-1])
         self._finite = finite
@@ -163,6 +154,57 @@ class ClippedOptimizer:
             )
         finally:
             self._finite = None
+
+    def _poisoned(self, grads, variables):
+        """Gradients to be summed over replicas: NaN if one cannot be used.
+
+        The whole step is then skipped, on all replicas: a NaN survives the
+        sum.
+        """
+        finite = ops.all(
+            ops.stack(
+                [
+                    self._can_be_used(gradient, variable)
+                    for gradient, variable in zip(grads, variables, strict=True)
+                ]
+            )
+        )
+        poison = ops.where(finite, 0.0, float("nan"))
+        return [g + ops.cast(poison, g.dtype) for g in grads], finite
+
+    def _clipped(self, grads, variables):
+        """Gradients of the whole batch, clipped; all 0 if one is not finite."""
+        indices = [self._get_variable_index(variable) for variable in variables]
+        chosen = [n for n, i in enumerate(indices) if self._is_clipped[i]]
+        others = [n for n in range(len(indices)) if n not in set(chosen)]
+        usable = True
+        if others:
+            usable = ops.all(
+                ops.stack(
+                    [self._can_be_used(grads[n], variables[n]) for n in others]
+                )
+            )
+        clipped, counts, finite = clip_all(
+            [grads[n] for n in chosen],
+            [variables[n] for n in chosen],
+            self.clipping,
+            self.eps,
+            [self._unit_axes[indices[n]] for n in chosen],
+            usable,
+        )
+        grads = list(grads)
+        for n, gradient, count in zip(chosen, clipped, counts, strict=True):
+            grads[n] = gradient
+            self._count(indices[n], count, finite)
+        for n in others:
+            zero = ops.zeros((), grads[n].dtype)
+            grads[n] = ops.where(finite, grads[n], zero)
+        return grads, finite
+
+    def _count(self, index, count, finite):
+        # NaN says that the step was skipped.
+        count = ops.where(finite, count, float("nan"))
+        super().assign(self._clipped_units[index], count)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         # One replica has nothing to sum. TensorFlow would register a gradient
@@ -188,14 +230,12 @@ class ClippedOptimizer:
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
         outer = self._finite
-        # What was found before the sum is not at hand after it, but in it.
+        # Else the gradient has been summed over replicas since, or this was
+        # called by itself.
         if outer is None or _replicas() > 1:
-            self._finite = ops.all(ops.isfinite(gradient))
+            gradient = self._clip(gradient, variable, index)
         try:
-            if self._is_clipped[index]:
-                gradient = self._clip(gradient, variable, index)
             average = self._averages[index] if self._averages else None
             if average is not None:
                 before = self._average_before(average, variable)
@@ -208,13 +248,20 @@ class ClippedOptimizer:
             self._finite = outer
 
     def _clip(self, gradient, variable, index):
-        gradient, count = clip_units(
-            gradient, variable, self.clipping, self.eps, self._unit_axes[index]
-        )
-        # NaN says that the step was skipped.
-        count = ops.where(self._finite, count, float("nan"))
-        super().assign(self._clipped_units[index], count)
-        return gradient
+        """Clips one gradient, and finds out whether it is finite."""
+        gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
+        self._finite = ops.all(ops.isfinite(gradient))
+        if self._is_clipped[index]:
+            gradient, count = clip_units(
+                gradient,
+                variable,
+                self.clipping,
+                self.eps,
+                self._unit_axes[index],
+            )
+            self._count(index, count, self._finite)
+        zero = ops.zeros((), gradient.dtype)
+        return ops.where(self._finite, gradient, zero)
 
     def clipped_step(self, gradient, variable, learning_rate, index):
         """The optimizer itself, on the clipped gradient of one variable."""
@@ -242,85 +289,24 @@ class ClippedOptimizer:
     def assign(self, variable, value):
         if self._finite is not None:
             old = ops.convert_to_tensor(variable)
-            value = ops.where(self._finite, ops.cast(value, old.dtype), old)
+            value = self.if_finite(ops.cast(value, old.dtype), old)
         super().assign(variable, value)
 
     def assign_add(self, variable, value):
-        super().assign_add(variable, self._or_zero(value))
+        super().assign_add(variable, self.if_finite(value, 0))
 
     def assign_sub(self, variable, value):
-        super().assign_sub(variable, self._or_zero(value))
+        super().assign_sub(variable, self.if_finite(value, 0))
 
-    def _or_zero(self, value):
+    def if_finite(self, value, otherwise):
+        """`value`, or `otherwise` where this step is to be skipped."""
         if self._finite is None:
             return value
         value = ops.convert_to_tensor(value)
-        return ops.where(self._finite, value, ops.zeros((), value.dtype))
+        return ops.where(self._finite, value, ops.cast(otherwise, value.dtype))
 
     def _apply_weight_decay(self, variables):
         """Keras would decay here, before AGC has read the weights."""
-
-    @property
-    def averages(self):
-        """`(variable, its moving average)` of each variable that has one.
-
-        Before the first step the average of a variable is its value.
-        """
-        if not self.built or not self._averages:
-            return []
-        is_made = int(ops.convert_to_numpy(self._steps_made)) > 0
-        pairs = zip(self._trainable_variables, self._averages, strict=True)
-        return [
-            (variable, average if is_made else variable)
-            for variable, average in pairs
-            if average is not None
-        ]
-
-    @property
-    def skipped_steps(self):
-        """Optimizer steps that changed nothing, as an integer tensor."""
-        if not self.built:
-            return ops.zeros((), "int32")
-        return ops.subtract(self.iterations, self._steps_made)
-
-    @property
-    def learning_rate_used(self):
-        """The rate of the last step; 0 before the first."""
-        return ops.add(self._rate_used, 0.0)
-
-    def clipped_counts(self, select=None):
-        """Units that the last step clipped, and how many there are.
-
-        Args:
-            select: A function from a variable's path to whether it counts;
-                `None` for all that are clipped at all.
-
-        Returns:
-            A list of float32 scalars, one for each variable, NaN if the
-            gradient was not finite; and an integer.
-        """
-        chosen = [
-            index
-            for index, is_clipped in enumerate(self._is_clipped)
-            if is_clipped and (select is None or select(self._paths[index]))
-        ]
-        counts = [ops.convert_to_tensor(self._clipped_units[i]) for i in chosen]
-        shapes = [self._trainable_variables[i].shape for i in chosen]
-        axes = [self._unit_axes[i] for i in chosen]
-        return counts, sum(map(number_of_units, shapes, axes))
-
-    def clipped_fraction(self, select=None):
-        """Fraction of units that the last step clipped.
-
-        Args:
-            select: As for `clipped_counts`.
-
-        Returns:
-            A float32 scalar; NaN if the gradient was not finite, in which
-            case the step changed nothing.
-        """
-        counts, units = self.clipped_counts(select)
-        return sum(counts, ops.zeros((), "float32")) / max(units, 1)
 
     def get_config(self):
         config = super().get_config()

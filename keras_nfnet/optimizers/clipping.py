@@ -3,6 +3,7 @@
 Reference: arXiv:2102.06171, section 4, eq. 3.
 """
 
+import itertools
 import math
 
 import keras
@@ -14,6 +15,8 @@ from keras_nfnet.utils.types import Axes, Tensor
 # By type: beyond 2**±limit values are scaled by 2**∓shift before they are
 # squared. The sum of 2**32 squares then stays within the type's range.
 _SCALES = {"float32": (46, 80), "float64": (400, 700)}
+# Bounds of a unit's norm beside which squares that underflow are nothing.
+_SMALLEST_BOUND = 1e-10
 
 
 def unitwise_norm(x: Tensor, axis: Axes | None = None) -> Tensor:
@@ -42,8 +45,9 @@ def unitwise_norm(x: Tensor, axis: Axes | None = None) -> Tensor:
     Reference: arXiv:2102.06171, section 4, eq. 3.
     """
     x = array("x", x)
-    norm, _, unscale = _scaled_norm(_wide(x), unit_axes(x.shape, axis))
-    return ops.cast(norm * unscale, x.dtype)
+    wide, axes = _wide([x]), [unit_axes(x.shape, axis)]
+    norm, _, unscale = _norms(wide, axes, 0)
+    return ops.cast(_split(norm * unscale, wide, axes)[0], x.dtype)
 
 
 def adaptive_clip(
@@ -124,16 +128,155 @@ def clip_units(gradient, parameter, clipping, eps, axes):
     Returns:
         The clipped gradient, and a float32 scalar.
     """
-    wide = _wide(gradient)
-    norm, scale, _ = _scaled_norm(wide, axes)
-    w_norm, w_scale, w_unscale = _scaled_norm(_wide(parameter), axes)
+    wide = _wide([gradient, parameter])
+    norms = [_norms([x], [axes], clipping * eps) for x in wide]
+    clipped, counts = _clip(wide[:1], [axes], norms, clipping, eps)
+    return ops.cast(clipped[0], gradient.dtype), counts[0]
+
+
+def clip_all(gradients, parameters, clipping, eps, axes, usable=True):
+    """Clips many gradients, in as few passes over the values as can be.
+
+    Args:
+        gradients: A list of tensors.
+        parameters: A list of tensors of the same shapes.
+        clipping: As for `adaptive_clip`.
+        eps: As for `adaptive_clip`.
+        axes: A list of tuples, as from `unit_axes`.
+        usable: Whether the gradients that are not clipped can be used.
+
+    Returns:
+        The clipped gradients, all 0 if one cannot be used; the numbers of
+        units clipped, float32 scalars; and whether all are usable, a boolean
+        tensor: each is finite.
+    """
+    usable = ops.convert_to_tensor(usable, "bool")
+    if not gradients:
+        return [], [], usable
+    wide = _wide([*gradients, *parameters])
+    wide, parameters = wide[: len(gradients)], wide[len(gradients) :]
+    squares = _sums_of_squares(wide, axes)
+    w_squares = _sums_of_squares(parameters, axes)
+
+    def plain():
+        norms = [(ops.sqrt(x), 1.0, 1.0) for x in (squares, w_squares)]
+        clipped, counts = _clip(wide, axes, norms, clipping, eps, usable)
+        return clipped, counts, usable
+
+    def scaled():
+        norms = [
+            _norms(values, axes, clipping * eps)
+            for values in (wide, parameters)
+        ]
+        clipped, counts = _clip(wide, axes, norms, clipping, eps)
+        finite = ops.all(ops.isfinite(norms[0][0]))
+        finite = ops.logical_and(finite, usable)
+        clipped = [_where(finite, gradient, 0) for gradient in clipped]
+        return clipped, counts, finite
+
+    # A NaN, an infinity or an overflow of any of them is in the sum.
+    fits = ops.isfinite(ops.sum(squares) + ops.sum(w_squares))
+    if clipping * eps < _SMALLEST_BOUND:
+        clipped, counts, finite = scaled()
+    else:
+        clipped, counts, finite = ops.cond(fits, plain, scaled)
+    clipped = [
+        ops.cast(value, gradient.dtype)
+        for value, gradient in zip(clipped, gradients, strict=True)
+    ]
+    return clipped, counts, finite
+
+
+# What has a value for each unit of each of some tensors is one vector here.
+
+
+def _clip(gradients, axes, norms, clipping, eps, usable=True):
+    (norm, scale, _), (w_norm, w_scale, w_unscale) = norms
     bound = clipping * ops.maximum(w_norm, eps * w_scale) * w_unscale
     # 1e-6 guards the division, as in the authors' code.
     factor = bound / ops.maximum(norm, 1e-6 * scale)
     exceeds = norm > bound * scale
-    clipped = ops.where(exceeds, wide * scale * factor, wide)
-    count = ops.sum(ops.cast(exceeds, "float32"))
-    return ops.cast(clipped, gradient.dtype), count
+    clipped = gradients
+    if not isinstance(scale, float):
+        # Chosen, not only multiplied: of two factors in a row TensorFlow
+        # makes one, which would be zero here.
+        clipped = [
+            ops.where(is_beyond, scaled, gradient)
+            for is_beyond, scaled, gradient in zip(
+                _split(ops.logical_and(exceeds, scale != 1), gradients, axes),
+                _times(gradients, scale, axes),
+                gradients,
+                strict=True,
+            )
+        ]
+    factor = _where(exceeds, factor, 1)
+    if usable is not True:
+        factor = _where(usable, factor, 0)
+    clipped = _times(clipped, factor, axes)
+    parts = _split(ops.cast(exceeds, "float32"), gradients, axes)
+    return clipped, [ops.sum(part) for part in parts]
+
+
+def _norms(values, axes, bound):
+    """Norms of values of any size.
+
+    Args:
+        values: A list of tensors of one type, float32 or float64.
+        axes: A list of tuples.
+        bound: A norm from `_SMALLEST_BOUND` on, beside which smaller ones
+            need not be exact; or any other number.
+
+    Returns:
+        `(norm * scale, scale, 1 / scale)`, each a vector: a norm alone may
+        be beyond the range of the type. The scales are powers of two: to
+        multiply by one and back changes no bit.
+    """
+    dtype = keras.backend.standardize_dtype(values[0].dtype)
+    limit, shift = _SCALES[dtype]
+    squares = _sums_of_squares(values, axes)
+    norm, scale, unscale = ops.sqrt(squares), 1.0, 1.0
+    ranges = [(ops.logical_not(squares < 2.0 ** (2 * limit)), -shift)]
+    if bound < _SMALLEST_BOUND:
+        ranges.append((squares < 2.0 ** (-2 * limit), shift))
+    for is_beyond, power in ranges:
+        factor = ops.cast(2.0**power, dtype)
+        others = _sums_of_squares([x * factor for x in values], axes)
+        norm = ops.where(is_beyond, ops.sqrt(others), norm)
+        scale = ops.where(is_beyond, factor, ops.cast(scale, dtype))
+        factor = ops.cast(2.0**-power, dtype)
+        unscale = ops.where(is_beyond, factor, ops.cast(unscale, dtype))
+    return norm, scale, unscale
+
+
+def _sums_of_squares(values, axes):
+    sums = [
+        ops.sum(ops.square(x), axis=axis) if axis else ops.square(x)
+        for x, axis in zip(values, axes, strict=True)
+    ]
+    return ops.concatenate([ops.reshape(x, (-1,)) for x in sums])
+
+
+def _split(vector, values, axes):
+    """The vector in parts that broadcast against the values."""
+    shapes = [
+        [1 if index in axis else size for index, size in enumerate(x.shape)]
+        for x, axis in zip(values, axes, strict=True)
+    ]
+    ends = list(itertools.accumulate(map(math.prod, shapes)))[:-1]
+    parts = ops.split(vector, ends) if ends else [vector]
+    return [
+        ops.reshape(part, shape)
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
+
+
+def _times(values, vector, axes):
+    factors = _split(vector, values, axes)
+    return [x * factor for x, factor in zip(values, factors, strict=True)]
+
+
+def _where(condition, x, otherwise):
+    return ops.where(condition, x, ops.cast(otherwise, x.dtype))
 
 
 def power_scale(largest):
@@ -158,23 +301,8 @@ def power_scale(largest):
     return scale, unscale
 
 
-def _wide(x):
-    """A tensor in float32, or float64 if it is of that type."""
-    is_double = keras.backend.standardize_dtype(x.dtype) == "float64"
-    return ops.cast(x, "float64" if is_double else "float32")
-
-
-def _scaled_norm(x, axes):
-    """`(norm * scale, scale, 1 / scale)` of each unit.
-
-    The norm alone may be beyond the range of the type.
-    """
-    magnitudes = ops.abs(x)
-    largest = (
-        ops.max(magnitudes, axis=axes, keepdims=True) if axes else magnitudes
-    )
-    scale, unscale = power_scale(largest)
-    if not axes:
-        return magnitudes * scale, scale, unscale
-    squares = ops.sum(ops.square(x * scale), axis=axes, keepdims=True)
-    return ops.sqrt(squares), scale, unscale
+def _wide(tensors):
+    """Tensors in float32, or all in float64 if one is."""
+    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in tensors}
+    dtype = "float64" if "float64" in dtypes else "float32"
+    return [ops.cast(x, dtype) for x in tensors]

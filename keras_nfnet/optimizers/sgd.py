@@ -137,24 +137,25 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
         learning_rate: Tensor,
         index: int,
     ) -> None:
-        rate = ops.cast(learning_rate, variable.dtype)
+        def number(value, otherwise):
+            # One that changes nothing where the step is to be skipped: the
+            # gradient is 0 there. To choose between numbers is cheaper than
+            # between the values of every variable, as `assign` does.
+            return self.if_finite(ops.cast(value, variable.dtype), otherwise)
+
+        plain = super(ClippedOptimizer, self)
+        rate = number(learning_rate, 0)
         if self._is_decayed[index]:
-            gradient = gradient + ops.multiply(
-                variable, ops.cast(self.weight_decay, variable.dtype)
-            )
+            decay = number(self.weight_decay, 0)
+            gradient = gradient + ops.multiply(variable, decay)
         if not self.momentum:
-            self.assign_sub(variable, gradient * rate)
+            plain.assign_sub(variable, gradient * rate)
             return
-        momentum = ops.cast(self.momentum, variable.dtype)
-        velocity = self.momentums[index]
-        new_velocity = ops.add(ops.multiply(velocity, momentum), gradient)
-        self.assign(velocity, new_velocity)
-        step = (
-            gradient + momentum * new_velocity
-            if self.nesterov
-            else new_velocity
-        )
-        self.assign_sub(variable, step * rate)
+        momentum = number(self.momentum, 1)
+        velocity = ops.multiply(self.momentums[index], momentum) + gradient
+        plain.assign(self.momentums[index], velocity)
+        step = gradient + momentum * velocity if self.nesterov else velocity
+        plain.assign_sub(variable, step * rate)
 
     def get_config(self):
         config = super().get_config()

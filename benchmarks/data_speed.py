@@ -1,28 +1,31 @@
-"""How many training pictures a second the data path makes, beside timm's.
+"""How many training images a second the data path makes, beside others'.
 
 Photographs of 500×375 pixels as JPEGs (crops of the two that ship with
 scikit-learn, each scaled, flipped, brightened anew), once as TFRecords that
-TFDS wrote and once as the folder that timm reads. Both loaders do the recipe
+TFDS wrote and once as a folder. All loaders of `data_peers.py` do the recipe
 of F0 at 192 pixels with 2 processor cores: random crop, flip, bicubic
 resize, four layers of RandAugment at magnitude 5, MixUp and CutMix,
-normalization. timm's order is its own: RandAugment, then mixing, of the images
-of a batch with each other; the package decodes two images for each mixed one.
+normalization. Each library has its own order and its own operations; the
+package decodes two images for each mixed one, the others mix the images of a
+batch with each other.
 
 Measured in turns, each in a process of its own; the first batches do not
-count. The peer needs another environment (timm is no dependency):
+count. The peers are in the environment of `make bench-rivals`, but for grain
+and DALI:
 
-    python -m venv /tmp/timm && /tmp/timm/bin/pip install timm
-    python benchmarks/data_speed.py --peer-python /tmp/timm/bin/python
+    .venv-rivals/bin/pip install grain nvidia-dali-cuda120
+    .venv-rivals/bin/python benchmarks/data_speed.py
 
-Writes results/data_speed.json and results/data_speed.md. Without
-`--peer-python` only the package is measured.
+What is not installed is not measured. Writes results/data_speed.json and
+results/data_speed.md.
 """
 
 import argparse
+import contextlib
 import io
-import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -30,7 +33,9 @@ import tempfile
 import time
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from data_peers import LOADERS, load
+from pages import machine, spread, write
+
 SIZE, BATCH = 192, 64
 PICTURES, CLASSES = 512, 8
 CORES = 2
@@ -101,58 +106,6 @@ def write_data(directory):
     return statistics.mean(sizes)
 
 
-def measure_package(directory, batches):
-    """Pictures a second of `training_dataset` with the whole recipe."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from keras_nfnet.data.augmentation import Augmentation
-    from keras_nfnet.data.pipeline import training_dataset
-
-    dataset, _ = training_dataset(
-        "photographs",
-        size=SIZE,
-        batch_size=BATCH,
-        augment=Augmentation(randaugment_magnitude=5, randaugment_layers=4),
-        data_dir=str(directory / "tfds"),
-    )
-    return rate(dataset, batches)
-
-
-def measure_timm(directory, batches):
-    """Pictures a second of timm's loader with its form of the recipe."""
-    import timm.data
-    import torch
-
-    torch.set_num_threads(1)
-    loader = timm.data.create_loader(
-        timm.data.create_dataset("", root=str(directory / "folder")),
-        input_size=(3, SIZE, SIZE),
-        batch_size=BATCH,
-        is_training=True,
-        scale=(0.08, 1.0),
-        ratio=(3 / 4, 4 / 3),
-        hflip=0.5,
-        interpolation="bicubic",
-        auto_augment="rand-m5-n4",
-        num_workers=CORES,
-        # Mixes uint8 images in the workers, timm's fast way.
-        collate_fn=timm.data.FastCollateMixup(
-            mixup_alpha=0.2,
-            cutmix_alpha=1.0,
-            mode="elem",  # "half" makes one image of two.
-            label_smoothing=0.0,
-            num_classes=CLASSES,
-        ),
-        device=torch.device("cpu"),
-        persistent_workers=True,
-    )
-
-    def endless():
-        while True:
-            yield from loader
-
-    return rate(endless(), batches)
-
-
 def rate(iterable, batches):
     """Pictures a second, and processor milliseconds for one of them.
 
@@ -181,69 +134,80 @@ def processor_seconds():
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def in_a_process(python, what, directory, batches):
-    """Measures in a fresh process on two cores."""
-    command = [python, __file__, "--measure", what, "--data", str(directory)]
+def in_a_process(what, directory, batches):
+    """Measures in a fresh process on two cores; `None` if it cannot be."""
+    command = [sys.executable, __file__, "--measure", what]
     answer = subprocess.run(
-        [*command, "--batches", str(batches)],
-        stdout=subprocess.PIPE,
+        [*command, "--data", str(directory), "--batches", str(batches)],
+        capture_output=True,
         text=True,
-        check=True,
     )
+    if answer.returncode:
+        lines = answer.stderr.strip().splitlines()
+        print(f"{what} is not measured: {lines[-1] if lines else ''}")
+        return None
     return [float(number) for number in answer.stdout.split()[-2:]]
 
 
 def report(results):
     """The results as a page."""
-    peer = results["timm_version"]
+    turns = results["turns"]
+    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     lines = [
-        "# Training pictures a second",
+        "# Training images a second",
         "",
         f"JPEGs of 500×375 pixels, {results['average_bytes'] / 1000:.0f} kB on "
         f"average, to batches of {BATCH} at {SIZE} pixels with the recipe of "
         f"F0 (random crop, flip, bicubic, RandAugment of 4 layers at "
-        f"magnitude 5, MixUp and CutMix), on {CORES} processor cores.",
-        f"TensorFlow {results['tensorflow_version']}, "
-        + (f"timm {peer}, " if peer else "timm not measured, ")
-        + f"Python {platform.python_version()}, {results['batches']} batches a "
-        "turn. Command: `python benchmarks/data_speed.py"
-        + (" --peer-python PYTHON`." if peer else "`."),
+        f"magnitude 5, MixUp and CutMix), on {CORES} processor cores, in turns "
+        f"of {results['batches']} batches. Ratios are of two turns of the same "
+        "round. Written by `python benchmarks/data_speed.py`; what each loader "
+        "is stands in `benchmarks/data_peers.py`.",
         "",
-        f"Load of the machine before and after: {results['load'][0]:.1f} and "
-        f"{results['load'][1]:.1f}; above {CORES} others had a part of the "
-        "cores.",
+        f"{results['machine']}; {versions}. Load of the machine before and "
+        f"after: {results['load'][0]:.1f} and {results['load'][1]:.1f}; above "
+        f"{CORES} others had a part of the cores.",
         "",
-        "| turn | keras_nfnet | timm | ratio | ms of a core | timm | ratio |",
-        "|---|---|---|---|---|---|---|",
+        "| | images a second | times ours | ms of a core an image | turns |",
+        "|---|---:|---:|---:|---:|",
     ]
-    columns = []
-    for number in (0, 1):
-        ours, theirs = (
-            [turn[number] for turn in results[name]]
-            for name in ("keras_nfnet", "timm")
-        )
-        ratios = [a / b for a, b in zip(ours, theirs, strict=False)]
-        columns += [ours, theirs, ratios]
-    digits = (0, 0, 2, 1, 1, 2)
-    for turn in range(len(columns[0])):
-        cells = [
-            f"{column[turn]:.{after}f}" if column else "–"
-            for column, after in zip(columns, digits, strict=True)
+    for name, rows in turns.items():
+        pairs = [
+            row[0] / own[0]
+            for row, own in zip(rows, turns["keras_nfnet"], strict=False)
+            if row
         ]
-        lines.append(f"| {turn + 1} | {' | '.join(cells)} |")
-    cells = [
-        f"{statistics.median(x):.{n}f} ({min(x):.{n}f}–{max(x):.{n}f})"
-        if x
-        else "–"
-        for x, n in zip(columns, digits, strict=True)
-    ]
-    lines.append(f"| median (range) | {' | '.join(cells)} |")
+        rows = [row for row in rows if row]
+        if not rows:
+            lines.append(f"| {name} | not measured | | | 0 |")
+            continue
+        rates, milliseconds = zip(*rows, strict=True)
+        cells = [
+            name,
+            spread(rates, ".0f"),
+            spread(pairs, ".2f"),
+            spread(milliseconds, ".1f"),
+            str(len(rows)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def versions():
+    from importlib import metadata
+
+    found = {"Python": platform.python_version()}
+    for name in (
+        *("tensorflow", "keras", "timm", "torch", "torchvision", "grain"),
+        "nvidia-dali-cuda120",
+    ):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-python", help="a Python that has timm")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--batches", type=int, default=60)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
@@ -252,48 +216,41 @@ def main():
     if options.measure:
         cores = sorted(os.sched_getaffinity(0))[:CORES]
         os.sched_setaffinity(0, cores)
-        measure = {"timm": measure_timm, "keras_nfnet": measure_package}
-        print(*measure[options.measure](options.data, options.batches))
-        return
+        batches = load(
+            options.measure,
+            options.data,
+            size=SIZE,
+            batch=BATCH,
+            cores=CORES,
+            classes=CLASSES,
+        )
+        print(*rate(batches, options.batches), flush=True)
+        os._exit(0)  # Workers of some loaders would wait for each other.
 
-    import tensorflow as tf
-
-    # For each turn pictures a second and processor milliseconds for one.
-    rates = {"keras_nfnet": [], "timm": []}
-    load = [os.getloadavg()[0]]
-    pythons = {"keras_nfnet": sys.executable, "timm": options.peer_python}
-    version = None
-    if options.peer_python is None:
-        print("timm is not measured: give --peer-python a Python that has it")
-        del pythons["timm"]
-    else:
-        code = "import timm; print(timm.__version__)"
-        version = subprocess.check_output(
-            [options.peer_python, "-c", code], text=True
-        ).split()[-1]
+    # For each turn images a second and processor milliseconds for one.
+    turns = {name: [] for name in LOADERS}
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory:
         directory = Path(directory)
         average = write_data(directory)
         for turn in range(options.turns):
-            for what, python in pythons.items():
-                value = in_a_process(python, what, directory, options.batches)
-                rates[what].append(value)
-                print(f"turn {turn + 1}: {what} {value[0]:.0f} a second")
+            for name in random.Random(turn).sample(list(LOADERS), len(LOADERS)):
+                value = None
+                if not turn or turns[name][0]:
+                    value = in_a_process(name, directory, options.batches)
+                turns[name].append(value)
+                if value:
+                    print(f"turn {turn + 1}: {name} {value[0]:.0f} a second")
     results = {
-        **rates,
-        "timm_version": version,
-        "tensorflow_version": tf.__version__,
+        "turns": turns,
+        "versions": versions(),
+        "machine": machine(),
         "average_bytes": round(average),
         "batches": options.batches,
         # Other work on the machine shows where it exceeds the cores.
-        "load": [*load, os.getloadavg()[0]],
+        "load": [load_before, os.getloadavg()[0]],
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "data_speed.json").write_text(
-        json.dumps(results, indent=2) + "\n"
-    )
-    (RESULTS / "data_speed.md").write_text(report(results))
-    print(report(results))
+    write("data_speed", results, report)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,8 @@ def speed():
     digits = read("export_digits.json")["exports"].values()
     agreements = [row["agreement"] for row in digits]
     ours, theirs = (
-        [rate for rate, _ in data[name]] for name in ("keras_nfnet", "timm")
+        [turn[0] for turn in data["turns"][name] if turn]
+        for name in ("keras_nfnet", "timm")
     )
     steps = cost["seconds"]
     imports = [ours / keras for keras, ours in build["imports"]]
@@ -170,7 +171,7 @@ def speed():
             "",
         ),
         (
-            link("training pictures a second at 192 px", "data_speed"),
+            link("training images a second at 192 px", "data_speed"),
             spread(ours, ".0f"),
             f"timm {spread(theirs, '.0f')}",
         ),

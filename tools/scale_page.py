@@ -168,7 +168,7 @@ def scale_table(name, counts, like, sam):
 
 def page(counts):
     data = json.loads((RESULTS / "data_speed.json").read_text())
-    rates = sorted(rate for rate, _ in data["keras_nfnet"])
+    rates = [rate for rate, _ in data["turns"]["keras_nfnet"]]
     a_core = sum(rates) / len(rates) / 2
     cost = json.loads((RESULTS / "agc_cost.json").read_text())
     with_agc = sorted(cost["seconds"]["with"])

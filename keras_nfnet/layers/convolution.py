@@ -42,8 +42,8 @@ def standardize(
 ) -> Tensor:
     """Standardizes a kernel, unit by unit.
 
-    `W * s - mean * s` with `s = gain / sqrt(max(var * fan_in, eps))`, or
-    with `eps_mode="add"` `s = gain / sqrt((var + eps) * fan_in)`.
+    `(W - mean) * s` with `s = gain / sqrt(max(var * fan_in, eps))`, or with
+    `eps_mode="add"` `s = gain / sqrt((var + eps) * fan_in)`.
 
     NOTE: the variance is the biased one and `eps` is a floor, as in the
     authors' code. timm's networks were trained with `eps` added, which
@@ -89,20 +89,22 @@ def standardize(
             "is its own mean. Received: kernel of shape "
             f"{tuple(kernel.shape)}, whose axes {summed} are summed over"
         )
-    mean = ops.mean(kernel, axis=summed, keepdims=True)
-    variance = ops.mean(ops.square(kernel - mean), axis=summed, keepdims=True)
-    eps = ops.cast(eps, kernel.dtype)
+    # Of sums alone: the gradient of a mean or a difference goes over the whole
+    # kernel once more.
+    total = ops.sum(kernel, axis=summed, keepdims=True)
+    centred = kernel + total * ops.cast(-1 / fan_in, kernel.dtype)
+    squares = ops.sum(ops.square(centred), axis=summed, keepdims=True)
     if eps_mode == "add":
-        scale = ops.rsqrt((variance + eps) * fan_in)
+        scale = ops.rsqrt(squares + ops.cast(eps * fan_in, kernel.dtype))
     else:
-        scale = ops.rsqrt(ops.maximum(variance * fan_in, eps))
+        scale = ops.rsqrt(ops.maximum(squares, ops.cast(eps, kernel.dtype)))
     if gain is not None:
         gain = array("gain", gain)
-        units = math.prod(mean.shape)
+        units = math.prod(total.shape)
         if math.prod(gain.shape) != units:
             refuse("gain", gain, f"one value for each of the {units} units")
-        scale = scale * ops.reshape(gain, mean.shape)
-    return kernel * scale - mean * scale
+        scale = scale * ops.reshape(gain, total.shape)
+    return centred * scale
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")

@@ -98,10 +98,12 @@ def grain(directory, size, batch, cores, classes):
     """grain's workers with PIL; its images are augmented by timm's PIL code."""
     import grain.python as grain
     import numpy as np
+    from absl import flags
     from PIL import Image
     from timm.data import auto_augment
     from timm.data.transforms import RandomResizedCropAndInterpolation
 
+    flags.FLAGS.mark_as_parsed()  # grain's workers ask for some.
     files = sorted((directory / "folder").glob("*/*.jpg"))
     crop = RandomResizedCropAndInterpolation(size, interpolation="bicubic")
     augment = auto_augment.rand_augment_transform("rand-m5-n4", {})
@@ -149,7 +151,7 @@ def tf_data(directory, size, batch, cores, classes):
             aspect_ratio_range=(3 / 4, 4 / 3),
             use_image_if_no_bounding_boxes=True,
         )
-        image = tf.slice(image, begin, extent)
+        image = tf.ensure_shape(tf.slice(image, begin, extent), (None, None, 3))
         image = tf.image.resize(image, (size, size), "bicubic", antialias=True)
         image = tf.image.random_flip_left_right(image)
         return tf.clip_by_value(image, 0, 255), label
@@ -184,15 +186,11 @@ def dali(directory, size, batch, cores, classes):
     import numpy as np
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.auto_aug import rand_augment
-    from nvidia.dali.plugin.base_iterator import LastBatchPolicy
-    from nvidia.dali.plugin.numpy import DALIGenericIterator
 
     @pipeline_def(enable_conditionals=True)
     def pipeline():
         files, labels = fn.readers.file(
-            file_root=str(directory / "folder"),
-            random_shuffle=True,
-            name="files",
+            file_root=str(directory / "folder"), random_shuffle=True
         )
         images = fn.decoders.image_random_crop(
             files,
@@ -209,17 +207,12 @@ def dali(directory, size, batch, cores, classes):
         )
         return images, labels
 
-    loader = DALIGenericIterator(
-        pipeline(batch_size=batch, num_threads=cores, device_id=None),
-        ["images", "labels"],
-        reader_name="files",
-        last_batch_policy=LastBatchPolicy.DROP,
-        auto_reset=True,
-    )
-    labels = np.eye(classes, dtype="float32")
+    running = pipeline(batch_size=batch, num_threads=cores, device_id=None)
+    running.build()
+    one_hot = np.eye(classes, dtype="float32")
     while True:
-        for (rows,) in loader:
-            yield _mixed(rows["images"], labels[rows["labels"][:, 0]])
+        images, labels = (values.as_array() for values in running.run())
+        yield _mixed(images, one_hot[labels[:, 0]])
 
 
 def _mixed(images, labels):

@@ -1,5 +1,7 @@
 """ONNX files for ONNX Runtime and others. Any Keras backend."""
 
+import gc
+
 import keras
 import numpy as np
 
@@ -118,6 +120,8 @@ def to_onnx(
         request, model, precision, calibration, say
     )
     content = _onnx_model(folded, texts, request.contract, opset)
+    del folded
+    gc.collect()
     if precision == "float16":
         from keras_nfnet.export.onnx_precision import half_weights
 

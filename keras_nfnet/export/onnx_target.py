@@ -40,8 +40,16 @@ class OnnxTarget:
 
     def __init__(self, opset=OPSET):
         self.opset = opset
-        self.nodes = []
-        self.initializers = []
+        # Filled in place: each step that copies a message copies all values.
+        self.content = helper.make_model(
+            helper.make_graph([], "nfnet", [], []),
+            producer_name="keras_nfnet",
+            opset_imports=[helper.make_opsetid("", opset)],
+            # The oldest version with this opset, for old runtimes.
+            ir_version=9,
+        )
+        self.nodes = self.content.graph.node
+        self.initializers = self.content.graph.initializer
 
     def node(self, kind, inputs, **attributes):
         """Adds a node; returns the name of its output."""
@@ -225,7 +233,7 @@ class OnnxTarget:
             input_shape: `(height, width, channels)`, `None` for any side.
             output_shapes: Those of the outputs without the batch.
         """
-        results = []
+        graph = self.content.graph
         for (name, value), shape in zip(
             outputs.items(), output_shapes, strict=True
         ):
@@ -234,27 +242,15 @@ class OnnxTarget:
             self.node("Identity", [value])
             self.nodes[-1].output[0] = name
             sides = [side or f"{name}_{i}" for i, side in enumerate(shape)]
-            results.append(_float_value(name, sides))
+            graph.output.append(_float_value(name, sides))
         sides = [
             side or name
             for side, name in zip(
                 input_shape, ("height", "width", None), strict=True
             )
         ]
-        graph = helper.make_graph(
-            self.nodes,
-            "nfnet",
-            [_float_value("images", sides)],
-            results,
-            self.initializers,
-        )
-        return helper.make_model(
-            graph,
-            producer_name="keras_nfnet",
-            opset_imports=[helper.make_opsetid("", self.opset)],
-            # The oldest version with this opset, for old runtimes.
-            ir_version=9,
-        )
+        graph.input.append(_float_value("images", sides))
+        return self.content
 
 
 def _pads(kernel, strides, padding, dilation_rate=(1, 1), sides=(None, None)):

@@ -1,6 +1,7 @@
 """OpenVINO files, an `.xml` with its `.bin`. Any Keras backend."""
 
 import dataclasses
+import gc
 import os
 import tempfile
 
@@ -128,6 +129,8 @@ def to_openvino(
         request, model, precision, calibration, say
     )
     content = _openvino_model(model, folded, request)
+    del folded
+    gc.collect()
     float_layers = ()
     if precision == "int8":
         from keras_nfnet.export.openvino_precision import quantized

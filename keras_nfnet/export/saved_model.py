@@ -1,5 +1,6 @@
 """SavedModels that take pixels or encoded pictures. TensorFlow only."""
 
+import gc
 import os
 import warnings
 
@@ -190,6 +191,8 @@ def to_saved_model(
                 write_warm_up(path, pictures(size)[0], contract, signatures)
             except tf.errors.OpError as error:
                 raise OSError(error.message) from error
+        del folded, module, signatures, signature
+        gc.collect()
         say("loading and comparing")
         return _compared(
             reference, path, directory, size, margin, contract, answers

@@ -1,6 +1,7 @@
 """TFLite files for LiteRT, on phones and small machines."""
 
 import contextlib
+import gc
 import logging
 import warnings
 import zipfile
@@ -153,6 +154,8 @@ def to_tflite(
         has_labels=len(labels) == model.outputs[0].shape[-1],
         is_probability=activation_of(model) in ("softmax", "sigmoid"),
     )
+    del folded
+    gc.collect()
     with staged(path) as new:
         with writing("path", path):
             with open(new, "wb") as file:

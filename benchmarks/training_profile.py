@@ -1,0 +1,150 @@
+"""Where a training step of F0 on TensorFlow's CPU kernels spends its time.
+
+    python benchmarks/training_profile.py
+    python benchmarks/training_profile.py --setting 192x32
+
+By TensorFlow's own profile of the step that `train_on_batch` takes: the time
+of every operation, summed by what it belongs to. Two operations run side by
+side on two cores, so the sums are longer than the step. Writes
+results/training_profile.json and results/training_profile.md.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+STEPS = 3
+# What an operation belongs to → a pattern of its kind and its name in the
+# graph. The first that is found counts.
+PARTS = {
+    "convolutions": r"Conv2D",
+    "AGC and SGD": r"sgd_agc",
+    "activations": r"_preact|_act\b|_act_|final_act|stem_act",
+    "standardization": r"conv",
+    "squeeze-and-excite, head": r"_se_|MatMul|avg_pool|predictions",
+    "shortcuts, sums and the rest": r"",
+}
+
+
+def measure(dtype, size, batch):
+    """`{"step": seconds, "parts": {part: seconds of operations}}`."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import keras_nfnet
+
+    keras.config.set_dtype_policy(dtype)
+    model = keras_nfnet.NFNetF0(
+        weights=None, classifier_activation=None, stochastic_depth_rate=0.25
+    )
+    loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=0.1
+    )
+    model.compile(keras_nfnet.SGDAGC(0.1), loss)
+    x = np.random.default_rng(0).normal(size=(batch, size, size, 3))
+    y = np.eye(1000, dtype="float32")[np.arange(batch)]
+    seconds = []
+    for _ in range(3 + STEPS):
+        began = time.perf_counter()
+        model.train_on_batch(np.float32(x), y)
+        seconds.append(time.perf_counter() - began)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        for _ in range(STEPS):
+            model.train_on_batch(np.float32(x), y)
+        tf.profiler.experimental.stop()
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        parts = by_part(path.read_bytes())
+    return {"step": statistics.median(seconds[3:]), "parts": parts}
+
+
+def by_part(content):
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space = xplane_pb2.XSpace()
+    space.ParseFromString(content)
+    parts = collections.Counter(dict.fromkeys(PARTS, 0.0))
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                # An operation is `its name:its kind`.
+                name = plane.event_metadata[event.metadata_id].name
+                name, _, kind = name.partition(":")
+                kind = kind.partition("#")[0]
+                if not kind or kind in ("Process", "Run") or " " in kind:
+                    continue
+                text = f"{kind} {name}"
+                part = next(p for p, x in PARTS.items() if re.search(x, text))
+                parts[part] += event.duration_ps / 1e12 / STEPS
+    return dict(parts)
+
+
+def table(result):
+    lines = [
+        "# Where a training step spends its time",
+        "",
+        f"F0, {result['setting']} (pixels x images), SGDAGC, TensorFlow on "
+        f"CPU: seconds of operations in one step, mean of {STEPS}, and their "
+        "share. Two run side by side, so their sum is longer than the step. "
+        "Written by `python benchmarks/training_profile.py`.",
+        "",
+        f"{result['machine']}.",
+        "",
+        "| | float32, s | share | bfloat16, s | share |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    found = [result[dtype] for dtype in ("float32", "mixed_bfloat16")]
+    totals = [sum(x["parts"].values()) for x in found]
+    for part in PARTS:
+        cells = []
+        for x, total in zip(found, totals, strict=True):
+            value = x["parts"][part]
+            cells += [f"{value:.3f}", f"{value / total:.0%}"]
+        lines.append(f"| {part} | {' | '.join(cells)} |")
+    cells = [f"{x:.2f} | " for x in totals]
+    lines.append(f"| sum of operations | {'| '.join(cells)}|")
+    cells = [f"{x['step']:.2f} | " for x in found]
+    lines.append(f"| the step | {'| '.join(cells)}|")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--setting", default="256x4", help="pixels x images")
+    parser.add_argument("--dtype", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    size, batch = map(int, options.setting.split("x"))
+    if options.dtype:
+        print(json.dumps(measure(options.dtype, size, batch)))
+        return
+    from pages import machine, write
+
+    result = {"setting": options.setting, "machine": machine()}
+    for dtype in ("float32", "mixed_bfloat16"):
+        command = [sys.executable, __file__, "--setting", options.setting]
+        done = subprocess.run(
+            [*command, "--dtype", dtype],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        result[dtype] = json.loads(done.stdout.splitlines()[-1])
+    write("training_profile", result, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,12 +5,13 @@ batches: a pair whose first are the images. Libraries are imported in the
 loader, since each runs in a process of its own.
 """
 
+import functools
 import os
 
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-def keras_nfnet(directory, size, batch, **_):
+def keras_nfnet(directory, size, batch, mixed=True, **_):
     """`training_dataset` of the TFDS data set, as `train` calls it."""
     from keras_nfnet.data.augmentation import Augmentation
     from keras_nfnet.data.pipeline import training_dataset
@@ -19,7 +20,11 @@ def keras_nfnet(directory, size, batch, **_):
         "photographs",
         size=size,
         batch_size=batch,
-        augment=Augmentation(randaugment_magnitude=5, randaugment_layers=4),
+        augment=Augmentation(
+            randaugment_magnitude=5,
+            randaugment_layers=4,
+            **({} if mixed else {"mixup": 0.0, "cutmix": 0.0}),
+        ),
         data_dir=str(directory / "tfds"),
     )
     return dataset
@@ -237,6 +242,7 @@ def _mixed(images, labels):
 
 LOADERS = {
     "keras_nfnet": keras_nfnet,
+    "keras_nfnet, not mixed": functools.partial(keras_nfnet, mixed=False),
     "timm": timm,
     "torchvision v2": torchvision,
     "grain with PIL": grain,

@@ -80,9 +80,9 @@ def by_part(content):
             for event in line.events:
                 # An operation is `its name:its kind`.
                 name = plane.event_metadata[event.metadata_id].name
-                name, _, kind = name.partition(":")
+                name, _, kind = name.rpartition(":")
                 kind = kind.partition("#")[0]
-                if not kind or kind in ("Process", "Run") or " " in kind:
+                if not name or kind in ("Process", "Run") or " " in kind:
                     continue
                 text = f"{kind} {name}"
                 part = next(p for p, x in PARTS.items() if re.search(x, text))

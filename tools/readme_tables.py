@@ -291,7 +291,7 @@ def measured():
         if row["injected"].startswith("kill -9"):
             killed["killed"] += sum(row["outcomes"].values())
             killed["same bits"] += row["outcomes"]["same bits"]
-    times = ("F0 at 256", "int8, ms", "training pictures")
+    times = ("F0 at 256", "int8, ms", "training images")
     return rows(
         ("", "this package", "beside"),
         [

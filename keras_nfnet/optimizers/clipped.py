@@ -1,8 +1,10 @@
 """What every optimizer with AGC shares: where it clips and what it counts.
 
-Keras sums the gradients over replicas, unscales and accumulates them before
-it calls `update_step`, and nowhere else is the gradient of the whole batch
-at hand. So clipping happens in `update_step`.
+Keras unscales and accumulates the gradients before `_backend_update_step`,
+and sums them over replicas there, before it calls `update_step` for each
+variable. With one replica there is nothing to sum: all gradients are clipped
+at once, which takes fewer passes over them. With several each is clipped in
+`update_step`, where alone the gradient of the whole batch is at hand.
 """
 
 import keras

@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping (AGC) of one tensor.
+"""Adaptive gradient clipping (AGC), of one tensor and of many.
 
 Reference: arXiv:2102.06171, section 4, eq. 3.
 """

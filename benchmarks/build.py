@@ -8,12 +8,11 @@ memory that the build took at its highest over that of the parameters.
 Writes benchmarks/results/build.json and .md.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 
-from pages import machine, spread, write
+from pages import argument_parser, machine, spread, write
 
 IMPORT = """
 import time; started = time.perf_counter()
@@ -72,10 +71,7 @@ def table(result):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--runs", type=int, default=5, help="of each")
     options = parser.parse_args()
     imports, builds = [], {}

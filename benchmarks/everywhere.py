@@ -206,10 +206,9 @@ def versions():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from pages import argument_parser
+
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--backends",
         nargs="+",

@@ -84,10 +84,9 @@ def table(rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from pages import argument_parser
+
+    parser = argument_parser(__doc__)
     parser.add_argument("variants", nargs="*", metavar="VARIANT")
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--formats", nargs="*", default=FORMATS)

@@ -8,7 +8,6 @@ is calibrated with 100 training digits. Writes
 benchmarks/results/export_digits.md.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -62,10 +61,9 @@ def views(work, split, most=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from pages import argument_parser
+
+    parser = argument_parser(__doc__)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ time is the median over all turns, the spread that of the middle half.
 Writes benchmarks/results/export_speed.md and .json.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -242,10 +241,9 @@ def table(rows, conversions, versions, rounds, load):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from pages import argument_parser
+
+    parser = argument_parser(__doc__)
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--timm", help="Python of an environment with timm")
     parser.add_argument("--rounds", type=int, default=15)

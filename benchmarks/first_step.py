@@ -9,14 +9,13 @@ the second step. `--before` takes a checkout of an earlier version besides, in
 turns with this one. Writes benchmarks/results/first_step.json and .md.
 """
 
-import argparse
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
-from pages import machine, spread, write
+from pages import argument_parser, machine, spread, write
 
 HERE = pathlib.Path(__file__).parent
 STEPS = """
@@ -105,10 +104,7 @@ def table(result):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--before", metavar="DIRECTORY", type=pathlib.Path)
     parser.add_argument("--name", default="before", help="of that version")
     parser.add_argument("--runs", type=int, default=3, help="of F0; F6 has one")

@@ -381,10 +381,9 @@ def spawned(case, steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from pages import argument_parser
+
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS)[:-1]
     )

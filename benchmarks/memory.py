@@ -210,10 +210,9 @@ def table(result):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from pages import argument_parser
+
+    parser = argument_parser(__doc__)
     parser.add_argument("--network", choices=NETWORKS, default="F0")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--do", nargs="+", help=argparse.SUPPRESS)

@@ -1,5 +1,6 @@
-"""What the benchmarks' pages share: figures, the machine, and the files."""
+"""What the benchmarks share: arguments, figures, the machine, the pages."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -7,6 +8,14 @@ import platform
 import statistics
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def argument_parser(script):
+    """A parser whose `--help` is the docstring of a script, as it stands."""
+    return argparse.ArgumentParser(
+        description=script,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def spread(values, form=".1f"):

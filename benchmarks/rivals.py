@@ -630,10 +630,9 @@ def markdown(heads, body):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from pages import argument_parser
+
+    parser = argument_parser(__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS)
     parser.add_argument(
         "--minutes", type=float, default=60, help="of measuring (default: 60)"

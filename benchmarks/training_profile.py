@@ -120,10 +120,9 @@ def table(result):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from pages import argument_parser
+
+    parser = argument_parser(__doc__)
     parser.add_argument("--setting", default="256x4", help="pixels x images")
     parser.add_argument("--dtype", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -11,7 +11,6 @@ the minutes are over. The same command goes on where it was stopped; `--anew`
 begins again. Writes benchmarks/results/training_rivals.jsonl and .md.
 """
 
-import argparse
 import dataclasses
 import functools
 import importlib.util
@@ -257,10 +256,9 @@ def page():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from pages import argument_parser
+
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS)
     )

@@ -1,5 +1,6 @@
 """Tests of `to_tflite` and `to_onnx`, each run by its own runtime."""
 
+import gc
 import json
 import os
 import resource
@@ -12,7 +13,7 @@ import pytest
 from fill import images
 from test_fold import network
 
-from keras_nfnet import NFNet, NFNetConfig
+from keras_nfnet import NFNet, NFNetConfig, fold
 from keras_nfnet.data.preprocessing import preprocess_input
 from keras_nfnet.export import lowering, onnx_file, tflite, to_onnx, to_tflite
 from keras_nfnet.export.contract import Contract
@@ -160,6 +161,41 @@ def test_tflite_and_onnx_describe_themselves(tmp_path):
 
 
 @tensorflow
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_onnx_file_is_as_onnx_would_write_it(precision, model, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = tmp_path / "a.onnx"
+    to_onnx(model, path, precision)
+    content = onnx.load(path)
+    onnx.checker.check_model(content, full_check=True)
+    # Each constant is written by itself: nothing twice, nothing left out.
+    assert len(content.SerializeToString()) == path.stat().st_size
+    names = [value.name for value in content.graph.initializer]
+    assert len(names) == len(set(names))
+
+
+@tensorflow
+def test_a_folded_networks_memory_goes_back_with_it():
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
+    config = NFNetConfig((256, 2048), (1, 1), group_width=64)
+    model = NFNet(config, weights=None, classes=2, input_shape=(32, 32, 3))
+    fold(model)  # What TensorFlow keeps to reuse it is taken once.
+    folded = fold(model)
+    kernels = sum(
+        4 * np.prod(kernel.shape)
+        for layer in folded._flatten_layers()
+        for kernel in getattr(layer, "kernels", ())
+    )
+    gc.collect()
+    before = resident()
+    del folded
+    gc.collect()
+    assert before - resident() > 0.9 * kernels > 1e7
+
+
 def test_weights_take_the_bytes_of_their_precision(tmp_path):
     model = network(
         {"final_conv_mult": 40.0}, include_top=False, input_shape=(32, 32, 3)

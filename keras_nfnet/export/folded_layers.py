@@ -4,6 +4,8 @@ They hold no standardization and no scale of their own, and every kernel is
 a constant of the graph, so that each runtime can run them at full speed.
 """
 
+import mmap
+
 import keras
 import numpy as np
 from keras import ops
@@ -17,13 +19,33 @@ from keras_nfnet.layers.grouped_convolution import WIDE, convolve
 
 
 def numpy_value(variable):
-    """The values of a variable, also while TensorFlow traces a function."""
+    """The values of a variable, also while TensorFlow traces a function.
+
+    On a CPU they are the variable's own memory, to be read only: an export
+    holds each value once.
+    """
     if keras.backend.backend() != "tensorflow":
         return ops.convert_to_numpy(variable)
     import tensorflow as tf
 
     with tf.init_scope():
-        return ops.convert_to_numpy(variable)
+        return np.asarray(tf.convert_to_tensor(variable))
+
+
+def _released_with_it(value):
+    """A tensor whose memory goes back to the system with its last holder.
+
+    TensorFlow keeps what it allocated once. An export drops the folded
+    network before a runtime loads the file, which then has its place.
+    """
+    if keras.backend.backend() != "tensorflow" or not value.size:
+        return value
+    import tensorflow as tf
+
+    memory = mmap.mmap(-1, value.nbytes)
+    array = np.frombuffer(memory, value.dtype).reshape(value.shape)
+    array[...] = value
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -205,7 +227,7 @@ class PlainConvolution(keras.layers.Layer):
         """Assigns a kernel `(..., channels // groups, filters)` and a bias."""
         parts = np.split(kernel, len(self.kernels), axis=-1)
         for variable, part in zip(self.kernels, parts, strict=True):
-            variable.assign(part)
+            variable.assign(_released_with_it(part))
         self.bias.assign(bias)
 
     def values(self):
@@ -216,7 +238,10 @@ class PlainConvolution(keras.layers.Layer):
                 kernel.astype("float32") / numpy_value(scale)
                 for kernel, scale in zip(kernels, self.scales, strict=True)
             ]
-        return np.concatenate(kernels, axis=-1), numpy_value(self.bias)
+        kernel = kernels[0]
+        if len(kernels) > 1:
+            kernel = np.concatenate(kernels, axis=-1)
+        return kernel, numpy_value(self.bias)
 
     def call(self, inputs):
         parts = len(self.kernels)

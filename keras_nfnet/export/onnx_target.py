@@ -1,7 +1,7 @@
 """A folded network in ONNX operators, channels first as ONNX has them."""
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from keras_nfnet.export.lowering import (
     UnknownOperation,
@@ -34,13 +34,16 @@ _ACTIVATIONS = {
 class OnnxTarget:
     """Values are names of an ONNX graph that grows with every call.
 
+    `values` has the arrays of its constants, `{name: array}`, which
+    `onnx_values.py` writes one by one.
+
     Args:
         opset: Version of ONNX's operators, 17 or later.
     """
 
     def __init__(self, opset=OPSET):
         self.opset = opset
-        # Filled in place: each step that copies a message copies all values.
+        self.values = {}
         self.content = helper.make_model(
             helper.make_graph([], "nfnet", [], []),
             producer_name="keras_nfnet",
@@ -49,7 +52,6 @@ class OnnxTarget:
             ir_version=9,
         )
         self.nodes = self.content.graph.node
-        self.initializers = self.content.graph.initializer
 
     def node(self, kind, inputs, **attributes):
         """Adds a node; returns the name of its output."""
@@ -60,13 +62,9 @@ class OnnxTarget:
         return name
 
     def constant(self, value, dtype="float32"):
-        """Adds an initializer; returns its name."""
-        name = f"value_{len(self.initializers)}"
-        self.initializers.append(
-            numpy_helper.from_array(
-                np.ascontiguousarray(value, dtype=dtype), name
-            )
-        )
+        """Adds a constant; returns its name."""
+        name = f"value_{len(self.values)}"
+        self.values[name] = np.asarray(value, dtype=dtype)
         return name
 
     def images(self, contract):

@@ -41,9 +41,10 @@ class ClippedOptimizer(Reports):
     is; then the average of the weights follows, if there is one.
     """
 
-    # Whether the gradient of the step being made is finite; `None` between
-    # steps.
+    # Whether the gradient of the step being made is finite, `None` between
+    # steps; and the numbers chosen by it.
     _finite = None
+    _numbers = {}
 
     def setup_agc(self, clipping, eps, exclude_from_clipping, ema_decay):
         """Checks and stores the arguments; call after `super().__init__`."""
@@ -149,13 +150,13 @@ class ClippedOptimizer(Reports):
         grads, finite = step(grads, trainable_variables)
         self._rate_used.assign(ops.cast(learning_rate, "float32"))
         self._last = self._get_variable_index(trainable_variables[-1])
-        self._finite = finite
+        self._finite, self._numbers = finite, {}
         try:
             super()._backend_update_step(
                 grads, trainable_variables, learning_rate
             )
         finally:
-            self._finite = None
+            self._finite, self._numbers = None, {}
 
     def _poisoned(self, grads, variables):
         """Gradients to be summed over replicas: NaN if one cannot be used.
@@ -197,16 +198,11 @@ class ClippedOptimizer(Reports):
         grads = list(grads)
         for n, gradient, count in zip(chosen, clipped, counts, strict=True):
             grads[n] = gradient
-            self._count(indices[n], count, finite)
+            super().assign(self._clipped_units[indices[n]], count)
         for n in others:
             zero = ops.zeros((), grads[n].dtype)
             grads[n] = ops.where(finite, grads[n], zero)
         return grads, finite
-
-    def _count(self, index, count, finite):
-        # NaN says that the step was skipped.
-        count = ops.where(finite, count, float("nan"))
-        super().assign(self._clipped_units[index], count)
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         # One replica has nothing to sum. TensorFlow would register a gradient
@@ -232,10 +228,10 @@ class ClippedOptimizer(Reports):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        outer = self._finite
+        outer = self._finite, self._numbers
         # Else the gradient has been summed over replicas since, or this was
         # called by itself.
-        if outer is None or _replicas() > 1:
+        if self._finite is None or _replicas() > 1:
             gradient = self._clip(gradient, variable, index)
         try:
             average = self._averages[index] if self._averages else None
@@ -247,12 +243,12 @@ class ClippedOptimizer(Reports):
             if index == self._last:
                 self.assign_add(self._steps_made, 1)
         finally:
-            self._finite = outer
+            self._finite, self._numbers = outer
 
     def _clip(self, gradient, variable, index):
         """Clips one gradient, and finds out whether it is finite."""
         gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
-        self._finite = ops.all(ops.isfinite(gradient))
+        self._finite, self._numbers = ops.all(ops.isfinite(gradient)), {}
         if self._is_clipped[index]:
             gradient, count = clip_units(
                 gradient,
@@ -261,7 +257,9 @@ class ClippedOptimizer(Reports):
                 self.eps,
                 self._unit_axes[index],
             )
-            self._count(index, count, self._finite)
+            # NaN says that the step was skipped.
+            count = ops.where(self._finite, count, float("nan"))
+            super().assign(self._clipped_units[index], count)
         zero = ops.zeros((), gradient.dtype)
         return ops.where(self._finite, gradient, zero)
 
@@ -306,6 +304,23 @@ class ClippedOptimizer(Reports):
             return value
         value = ops.convert_to_tensor(value)
         return ops.where(self._finite, value, ops.cast(otherwise, value.dtype))
+
+    def number_if_finite(self, name, value, otherwise, dtype):
+        """As `if_finite`, of a number that all variables share.
+
+        Args:
+            name: What it is, such as `"momentum"`.
+            value: The number.
+            otherwise: What changes nothing where the step is to be skipped.
+            dtype: Of the result.
+        """
+        dtype = keras.backend.standardize_dtype(dtype)
+        key = name, dtype
+        if key not in self._numbers:
+            self._numbers[key] = self.if_finite(
+                ops.cast(value, dtype), otherwise
+            )
+        return self._numbers[key]
 
     def _apply_weight_decay(self, variables):
         """Keras would decay here, before AGC has read the weights."""

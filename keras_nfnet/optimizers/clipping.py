@@ -128,10 +128,16 @@ def clip_units(gradient, parameter, clipping, eps, axes):
     Returns:
         The clipped gradient, and a float32 scalar.
     """
-    wide = _wide([gradient, parameter])
-    norms = [_norms([x], [axes], clipping * eps) for x in wide]
-    clipped, counts = _clip(wide[:1], [axes], norms, clipping, eps)
-    return ops.cast(clipped[0], gradient.dtype), counts[0]
+    wide, axes = _wide([gradient, parameter]), [axes]
+    norms = [_norms([x], axes, clipping * eps) for x in wide]
+    scale, factors, exceeds = _factors(norms, clipping, eps)
+    # A unit that is not finite stays so.
+    (is_finite,) = _split(ops.isfinite(norms[0][0]), wide[:1], axes)
+    (scaled,) = _times(wide[:1], scale, axes)
+    scaled = ops.where(is_finite, scaled, wide[0])
+    (clipped,) = _times([scaled], factors, axes)
+    count = ops.sum(ops.cast(exceeds, "float32"))
+    return ops.cast(clipped, gradient.dtype), count
 
 
 def clip_all(gradients, parameters, clipping, eps, axes, usable=True):
@@ -147,8 +153,8 @@ def clip_all(gradients, parameters, clipping, eps, axes, usable=True):
 
     Returns:
         The clipped gradients, all 0 if one cannot be used; the numbers of
-        units clipped, float32 scalars; and whether all are usable, a boolean
-        tensor: each is finite.
+        units clipped, float32 scalars, NaN if one cannot be used; and
+        whether all are usable, a boolean tensor: each is finite.
     """
     usable = ops.convert_to_tensor(usable, "bool")
     if not gradients:
@@ -160,64 +166,62 @@ def clip_all(gradients, parameters, clipping, eps, axes, usable=True):
 
     def plain():
         norms = [(ops.sqrt(x), 1.0, 1.0) for x in (squares, w_squares)]
-        clipped, counts = _clip(wide, axes, norms, clipping, eps, usable)
-        return clipped, counts, usable
+        _, factors, exceeds = _factors(norms, clipping, eps)
+        factors = _where(usable, factors, 0)
+        return _times(wide, factors, axes), exceeds, usable
 
     def scaled():
         norms = [
-            _norms(values, axes, clipping * eps)
-            for values in (wide, parameters)
+            _norms(wide, axes, clipping * eps, squares),
+            _norms(parameters, axes, clipping * eps, w_squares),
         ]
-        clipped, counts = _clip(wide, axes, norms, clipping, eps)
+        scale, factors, exceeds = _factors(norms, clipping, eps)
         finite = ops.all(ops.isfinite(norms[0][0]))
         finite = ops.logical_and(finite, usable)
-        clipped = [_where(finite, gradient, 0) for gradient in clipped]
-        return clipped, counts, finite
+        # Chosen between the two products: of two factors in a row TensorFlow
+        # makes one, which would be zero here.
+        within = [_where(finite, x, 0) for x in _times(wide, scale, axes)]
+        return _times(within, factors, axes), exceeds, finite
 
     # A NaN, an infinity or an overflow of any of them is in the sum.
     fits = ops.isfinite(ops.sum(squares) + ops.sum(w_squares))
     if clipping * eps < _SMALLEST_BOUND:
-        clipped, counts, finite = scaled()
+        clipped, exceeds, finite = scaled()
     else:
-        clipped, counts, finite = ops.cond(fits, plain, scaled)
+        clipped, exceeds, finite = ops.cond(fits, plain, scaled)
     clipped = [
         ops.cast(value, gradient.dtype)
         for value, gradient in zip(clipped, gradients, strict=True)
     ]
-    return clipped, counts, finite
+    counts = _where(finite, _counts(exceeds, wide, axes), float("nan"))
+    return clipped, ops.unstack(counts), finite
 
 
 # What has a value for each unit of each of some tensors is one vector here.
 
 
-def _clip(gradients, axes, norms, clipping, eps, usable=True):
+def _factors(norms, clipping, eps):
+    """What units are multiplied by, first and then; and which exceed."""
     (norm, scale, _), (w_norm, w_scale, w_unscale) = norms
     bound = clipping * ops.maximum(w_norm, eps * w_scale) * w_unscale
     # 1e-6 guards the division, as in the authors' code.
     factor = bound / ops.maximum(norm, 1e-6 * scale)
     exceeds = norm > bound * scale
-    clipped = gradients
     if not isinstance(scale, float):
-        # Chosen, not only multiplied: of two factors in a row TensorFlow
-        # makes one, which would be zero here.
-        clipped = [
-            ops.where(is_beyond, scaled, gradient)
-            for is_beyond, scaled, gradient in zip(
-                _split(ops.logical_and(exceeds, scale != 1), gradients, axes),
-                _times(gradients, scale, axes),
-                gradients,
-                strict=True,
-            )
-        ]
-    factor = _where(exceeds, factor, 1)
-    if usable is not True:
-        factor = _where(usable, factor, 0)
-    clipped = _times(clipped, factor, axes)
-    parts = _split(ops.cast(exceeds, "float32"), gradients, axes)
-    return clipped, [ops.sum(part) for part in parts]
+        scale = _where(exceeds, scale, 1)
+    return scale, _where(exceeds, factor, 1), exceeds
 
 
-def _norms(values, axes, bound):
+def _counts(exceeds, values, axes):
+    """How many units of each tensor exceed, a float32 vector."""
+    ends = itertools.accumulate(map(math.prod, _unit_shapes(values, axes)))
+    # Exact up to 2**24 units.
+    counted = ops.cumsum(ops.cast(exceeds, "float32"))
+    counted = ops.take(counted, [end - 1 for end in ends])
+    return counted - ops.concatenate([ops.zeros((1,)), counted[:-1]])
+
+
+def _norms(values, axes, bound, squares=None):
     """Norms of values of any size.
 
     Args:
@@ -225,6 +229,7 @@ def _norms(values, axes, bound):
         axes: A list of tuples.
         bound: A norm from `_SMALLEST_BOUND` on, beside which smaller ones
             need not be exact; or any other number.
+        squares: Their sums of squares, where they are known.
 
     Returns:
         `(norm * scale, scale, 1 / scale)`, each a vector: a norm alone may
@@ -233,7 +238,8 @@ def _norms(values, axes, bound):
     """
     dtype = keras.backend.standardize_dtype(values[0].dtype)
     limit, shift = _SCALES[dtype]
-    squares = _sums_of_squares(values, axes)
+    if squares is None:
+        squares = _sums_of_squares(values, axes)
     norm, scale, unscale = ops.sqrt(squares), 1.0, 1.0
     ranges = [(ops.logical_not(squares < 2.0 ** (2 * limit)), -shift)]
     if bound < _SMALLEST_BOUND:
@@ -256,12 +262,16 @@ def _sums_of_squares(values, axes):
     return ops.concatenate([ops.reshape(x, (-1,)) for x in sums])
 
 
-def _split(vector, values, axes):
-    """The vector in parts that broadcast against the values."""
-    shapes = [
+def _unit_shapes(values, axes):
+    return [
         [1 if index in axis else size for index, size in enumerate(x.shape)]
         for x, axis in zip(values, axes, strict=True)
     ]
+
+
+def _split(vector, values, axes):
+    """The vector in parts that broadcast against the values."""
+    shapes = _unit_shapes(values, axes)
     ends = list(itertools.accumulate(map(math.prod, shapes)))[:-1]
     parts = ops.split(vector, ends) if ends else [vector]
     return [

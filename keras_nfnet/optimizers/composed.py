@@ -81,4 +81,5 @@ def clipped_fraction(optimizer, select=None):
     units = sum(units for _, units in results)
     if select is not None and not units:
         return None
-    return sum(counts, ops.zeros((), "float32")) / max(units, 1)
+    total = ops.sum(ops.stack(counts)) if counts else ops.zeros(())
+    return total / max(units, 1)

@@ -52,7 +52,7 @@ class Reports:
             for index, is_clipped in enumerate(self._is_clipped)
             if is_clipped and (select is None or select(self._paths[index]))
         ]
-        counts = [ops.convert_to_tensor(self._clipped_units[i]) for i in chosen]
+        counts = [self._clipped_units[i].value for i in chosen]
         shapes = [self._trainable_variables[i].shape for i in chosen]
         axes = [self._unit_axes[i] for i in chosen]
         return counts, sum(map(number_of_units, shapes, axes))
@@ -68,4 +68,5 @@ class Reports:
             case the step changed nothing.
         """
         counts, units = self.clipped_counts(select)
-        return sum(counts, ops.zeros((), "float32")) / max(units, 1)
+        total = ops.sum(ops.stack(counts)) if counts else ops.zeros(())
+        return total / max(units, 1)

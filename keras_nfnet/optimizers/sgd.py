@@ -137,21 +137,21 @@ class SGDAGC(ClippedOptimizer, keras.optimizers.Optimizer):
         learning_rate: Tensor,
         index: int,
     ) -> None:
-        def number(value, otherwise):
+        def number(name, value, otherwise):
             # One that changes nothing where the step is to be skipped: the
             # gradient is 0 there. To choose between numbers is cheaper than
             # between the values of every variable, as `assign` does.
-            return self.if_finite(ops.cast(value, variable.dtype), otherwise)
+            return self.number_if_finite(name, value, otherwise, variable.dtype)
 
         plain = super(ClippedOptimizer, self)
-        rate = number(learning_rate, 0)
+        rate = number("learning_rate", learning_rate, 0)
         if self._is_decayed[index]:
-            decay = number(self.weight_decay, 0)
+            decay = number("weight_decay", self.weight_decay, 0)
             gradient = gradient + ops.multiply(variable, decay)
         if not self.momentum:
             plain.assign_sub(variable, gradient * rate)
             return
-        momentum = number(self.momentum, 1)
+        momentum = number("momentum", self.momentum, 1)
         velocity = ops.multiply(self.momentums[index], momentum) + gradient
         plain.assign(self.momentums[index], velocity)
         step = gradient + momentum * velocity if self.nesterov else velocity

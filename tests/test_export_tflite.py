@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from tensorflow.lite.python import schema_py_generated as schema
+from test_family_whole_way import FORMS, small
 
 import keras_nfnet
 from keras_nfnet.export import tflite, to_tflite
@@ -202,3 +203,86 @@ def test_a_conversion_leaves_loggers_and_warnings_as_they_were(tmp_path):
             warnings.simplefilter("error", UserWarning)
             to_tflite(network(input_shape=(32, 32, 3)), tmp_path / name)
     assert state() == before
+
+
+def operations(path):
+    """Each operation in a file: `MUL`, or with its activation `MUL+RELU`."""
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+
+    def name(kind, number):
+        (found,) = (x for x, y in vars(kind).items() if y == number)
+        return found
+
+    found = []
+    for operation in model.subgraphs[0].operators:
+        code = model.operatorCodes[operation.opcodeIndex]
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        joined = getattr(operation.builtinOptions, "fusedActivationFunction", 0)
+        kind = name(schema.BuiltinOperator, number)
+        if joined:
+            kind += "+" + name(schema.ActivationFunctionType, joined)
+        found.append(kind)
+    return found
+
+
+def pixels_of(*sides):
+    return np.random.default_rng(0).uniform(0, 255, (4, *sides, 3))
+
+
+# What LiteRT's CPU delegate does not take in 8 bits, and LiteRT's own kernels
+# compute slowly.
+SLOW = {"RELU", "RELU6", "MIRROR_PAD"}
+RECTIFIED = [form for form in FORMS if FORMS[form].get("activation") == "relu"]
+
+
+@pytest.mark.parametrize(
+    ("form", "activation"),
+    [*((form, "relu") for form in RECTIFIED), ("timm NF-ResNet", "relu6")],
+)
+def test_no_relu_of_8_bits_is_an_operation_of_its_own(
+    form, activation, tmp_path
+):
+    model = small(form, activation=activation, input_shape=(64, 64, 3))
+    path = tmp_path / "a.tflite"
+    to_tflite(model, path, "int8", pixels_of(64, 64))
+    found, kind = operations(path), activation.upper()
+    assert not SLOW.intersection(found)
+    # One block adds to the sum that it activates. The two other sums are
+    # activated alone, and stay one operation with it.
+    assert found.count(f"MUL+{kind}") == 1
+    assert found.count(f"ADD+{kind}") == 2
+
+
+def test_a_sum_that_is_an_output_is_not_activated_alone(tmp_path):
+    features = keras_nfnet.features(
+        small("timm NF-ResNet", input_shape=(64, 64, 3))
+    )
+    path = tmp_path / "a.tflite"
+    to_tflite(features, path, "int8", pixels_of(64, 64))
+    found = operations(path)
+    assert not SLOW.intersection(found) and found.count("MUL+RELU") == 2
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic_int8"])
+def test_a_relu_of_floats_is_multiplied_by_nothing(precision, tmp_path):
+    model = small("timm NF-ResNet", input_shape=(64, 64, 3))
+    path = tmp_path / "a.tflite"
+    to_tflite(model, path, precision)
+    found = operations(path)
+    assert found.count("RELU") == 1 and found.count("ADD+RELU") == 2
+    assert "MUL+RELU" not in found and "MIRROR_PAD" not in found
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_maxima_at_the_edges_are_the_models(precision, tmp_path):
+    model = small("timm NF-ResNet")
+    path = tmp_path / "a.tflite"
+    to_tflite(model, path, precision, pixels_of(64, 64))
+    for sides in ((64, 64), (33, 47), (50, 31)):
+        pixels = pixels_of(*sides)
+        wanted = model(keras_nfnet.preprocess_input(np.float32(pixels)))
+        np.testing.assert_allclose(
+            tflite.runner(path)(pixels),
+            wanted,
+            atol=1e-5 if precision == "float32" else 0.1,
+        )

@@ -7,6 +7,7 @@ and its like hold a factor back; there it goes to what follows, since
 a sum, it goes back into the convolution that it came from.
 """
 
+import collections
 import warnings
 from typing import Any
 
@@ -41,6 +42,7 @@ from keras_nfnet.models.graphs import (
     is_graph,
     run_graph,
     takes_training,
+    uses_of_tensors,
 )
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.utils.arguments import looked_up
@@ -125,20 +127,15 @@ class _Folder:
     def __init__(self, dtype):
         self.dtype = dtype
         self.names = set()
-        self.uses = {}
+        self.uses = collections.Counter()
 
     def run(self, graph, inputs):
         """Returns the `Scaled` outputs of a graph on `Scaled` inputs."""
-        uses = list(graph.outputs)
-        for nodes in graph._nodes_by_depth.values():
-            for node in nodes:
-                uses.extend(node.input_tensors)
-        for x in uses:
-            self.uses[id(x)] = self.uses.get(id(x), 0) + 1
+        self.uses += uses_of_tensors(graph)
 
         def apply(operation, *args, **kwargs):
             results = [x for n in operation._inbound_nodes for x in n.outputs]
-            once = all(self.uses.get(id(x), 0) <= 1 for x in results)
+            once = all(self.uses[id(x)] <= 1 for x in results)
             return self.lower(operation, once, *args, **kwargs)
 
         return run_graph(graph, inputs, apply)

@@ -4,7 +4,8 @@ A target has the operations of a runtime as methods, on values of its own
 kind: `convolution`, `along_channels`, `activation`, `dense`, `mean`, `maximum`,
 `average_pool`, `max_pool`, `add`, `multiply`, `scale` and, for layers of
 other packages, `other`. Its `layer` is set to the name of the layer that is
-being written.
+being written. `activation` is told whether its input `is_shared`, that is,
+has other uses: a runtime cannot join it with what computes that input then.
 """
 
 import keras
@@ -21,8 +22,10 @@ from keras_nfnet.layers.pooling import SymmetricMaxPooling
 from keras_nfnet.models.graphs import (
     first_argument,
     functional_graph,
+    inputs_of_calls,
     is_graph,
     run_graph,
+    uses_of_tensors,
 )
 
 # Of Keras's own functions those that are the same in every runtime; its
@@ -64,13 +67,7 @@ def lower(folded, target, images):
     Raises:
         UnknownOperation: If the target cannot write a layer or activation.
     """
-    return run_graph(
-        functional_graph(folded),
-        [images],
-        lambda operation, *args, **kwargs: _lower(
-            target, operation, *args, **kwargs
-        ),
-    )
+    return _lower_graph(target, functional_graph(folded), [images])
 
 
 def activation_name(function):
@@ -84,20 +81,56 @@ def unknown_activation(function):
     return UnknownOperation(f"the activation {name!r}")
 
 
-def _lower(target, layer, *args, **kwargs):
+def _lower_graph(target, graph, inputs, shared_inputs=()):
+    """Writes a graph.
+
+    Args:
+        target: See above.
+        graph: What `functional_graph` returns.
+        inputs: The target's values of its inputs.
+        shared_inputs: The `id` of each of its input tensors whose value has
+            uses outside of the graph.
+
+    Returns:
+        The target's values of its outputs, in their structure.
+    """
+    uses = uses_of_tensors(graph)
+    shared = {x for x, count in uses.items() if count > 1}.union(shared_inputs)
+    return run_graph(
+        graph,
+        inputs,
+        lambda operation, *args, **kwargs: _lower(
+            target, shared, operation, *args, **kwargs
+        ),
+    )
+
+
+def _lower(target, shared, layer, *args, **kwargs):
     kind = type(layer)
-    if isinstance(layer, keras.Model) and is_graph(layer):
-        return run_graph(
-            functional_graph(layer),
-            first_argument(args, kwargs),
-            lambda operation, *args, **kwargs: _lower(
-                target, operation, *args, **kwargs
-            ),
-        )
     x = first_argument(args, kwargs)
+    if isinstance(layer, keras.Model) and is_graph(layer):
+        graph = functional_graph(layer)
+        inner = [
+            id(own)
+            for tensors in inputs_of_calls(layer)
+            for tensor, own in zip(tensors, graph.inputs, strict=False)
+            if id(tensor) in shared
+        ]
+        return _lower_graph(target, graph, x, inner)
     target.layer = layer.name
     if kind in _LOWERINGS:
         return _LOWERINGS[kind](target, layer, x)
+    if kind in _ACTIVATIONS:
+        return target.activation(
+            x,
+            getattr(layer, _ACTIVATIONS[kind]),
+            _rank(layer),
+            is_shared=any(
+                id(tensor) in shared
+                for tensors in inputs_of_calls(layer)
+                for tensor in tensors
+            ),
+        )
     if kind is keras.layers.Rescaling and not layer.offset:
         return target.scale(x, layer.scale)
     is_last = getattr(layer, "data_format", None) == "channels_last"
@@ -135,10 +168,6 @@ def _sides(layer):
     return tuple(layer.input.shape[1:3])
 
 
-def _activation(target, layer, x):
-    return target.activation(x, layer.function, _rank(layer))
-
-
 def _rank(layer):
     return len(layer.input.shape)
 
@@ -147,10 +176,6 @@ def _softmax(target, layer, x):
     if layer.axis not in (-1, _rank(layer) - 1):
         return target.other(layer, x)
     return target.activation(x, keras.activations.softmax, _rank(layer))
-
-
-def _activation_layer(target, layer, x):
-    return target.activation(x, layer.activation, _rank(layer))
 
 
 def _squeeze_excite(target, layer, x):
@@ -201,11 +226,14 @@ def _add(target, layer, values):
 _POOLS = (keras.layers.AveragePooling2D, keras.layers.MaxPooling2D)
 _LOWERINGS = {
     PlainConvolution: _convolution,
-    PlainActivation: _activation,
     SqueezeExcite: _squeeze_excite,
     EfficientChannelAttention: _efficient_channel_attention,
     keras.layers.Dense: _dense,
     keras.layers.Add: _add,
     keras.layers.Softmax: _softmax,
-    keras.layers.Activation: _activation_layer,
+}
+# Layers that are an activation alone, and where they have its function.
+_ACTIVATIONS = {
+    PlainActivation: "function",
+    keras.layers.Activation: "activation",
 }

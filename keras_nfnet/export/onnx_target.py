@@ -129,7 +129,7 @@ class OnnxTarget:
         )
         return self.node("Transpose", [x], perm=(0, 2, 1, 3))
 
-    def activation(self, x, function, rank=4):
+    def activation(self, x, function, rank=4, is_shared=False):
         name = activation_name(function)
         if name in ("linear", "identity"):
             return x

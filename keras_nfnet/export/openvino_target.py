@@ -127,7 +127,7 @@ class OpenVINOTarget:
         )
         return _transposed(x, (0, 2, 1, 3))
 
-    def activation(self, x, function, rank=4):
+    def activation(self, x, function, rank=4, is_shared=False):
         name = activation_name(function)
         if name not in _ACTIVATIONS:
             raise unknown_activation(function)

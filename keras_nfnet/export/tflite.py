@@ -240,7 +240,7 @@ def _convert(folded, contract, precision, constant, sides, calibration=None):
     from keras_nfnet.export.lowering import lower
     from keras_nfnet.export.tflite_target import TFLiteTarget
 
-    target = TFLiteTarget(constant)
+    target = TFLiteTarget(constant, is_int8=precision == "int8")
 
     @tf.function(
         autograph=False,

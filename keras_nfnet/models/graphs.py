@@ -1,5 +1,6 @@
 """The functional graph of a Keras model, for all that walks through one."""
 
+import collections
 import inspect
 
 import keras
@@ -42,6 +43,20 @@ def run_graph(graph, inputs, apply):
     return graph._run_through_graph(
         inputs, operation_fn=lambda operation: operation, call_fn=apply
     )
+
+
+def uses_of_tensors(graph):
+    """How often each tensor of a functional graph is used, by its `id`."""
+    used = list(graph.outputs)
+    for nodes in graph._nodes_by_depth.values():
+        for node in nodes:
+            used.extend(node.input_tensors)
+    return collections.Counter(map(id, used))
+
+
+def inputs_of_calls(operation):
+    """The tensors of each call of an operation in functional graphs."""
+    return [node.input_tensors for node in operation._inbound_nodes]
 
 
 def first_argument(args, kwargs):

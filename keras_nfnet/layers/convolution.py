@@ -66,8 +66,8 @@ class ScaledWSConv2D(NotRecomputed, Convolution, keras.layers.Conv2D):
         `(batch, new_height, new_width, filters)`.
 
     Raises:
-        ValueError: On arguments out of range, `channels_first`, or channels
-            that `groups` does not divide.
+        ValueError: On arguments out of range, `channels_first`, channels that
+            `groups` does not divide, or a dtype to quantize to.
 
     Example:
 
@@ -214,12 +214,13 @@ def output_sides(sides, kernel_size, strides, padding, dilation_rate=(1, 1)):
         if padding == "same":
             outputs.append(-(-side // stride))
             continue
+        padded = side
         if padding == "symmetric":
-            side += 2 * symmetric_padding(kernel, dilation)
-        if side < reach:
+            padded += 2 * symmetric_padding(kernel, dilation)
+        if padded < reach:
             raise ValueError(
                 "The image is smaller than the kernel and `padding` is "
                 f'"{padding}". Received: side={side}, kernel_size={kernel}'
             )
-        outputs.append((side - reach) // stride + 1)
+        outputs.append((padded - reach) // stride + 1)
     return outputs

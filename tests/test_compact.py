@@ -133,8 +133,12 @@ def test_units_of_the_factors_are_their_columns():
 
 def test_bad_lora_is_named_and_changes_nothing():
     model = network()
-    with pytest.raises(ValueError, match="`rank`.*rank=0"):
-        keras_nfnet.enable_lora(model, 0)
+    for enable_lora in (
+        lambda rank: keras_nfnet.enable_lora(model, rank),
+        model.get_layer("final_conv").enable_lora,
+    ):
+        with pytest.raises(ValueError, match="`rank`.*rank=0"):
+            enable_lora(0)
     with pytest.raises(ValueError, match="`model`"):
         keras_nfnet.enable_lora("F0", 2)
     model.get_layer("final_conv").kernel_constraint = keras.constraints.NonNeg()

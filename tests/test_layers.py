@@ -29,6 +29,9 @@ LAYERS = {
     "convolution": lambda: ScaledWSConv2D(12, 3, strides=2),
     "grouped": lambda: ScaledWSConv2D(12, 3, groups=4, name="grouped"),
     "valid": lambda: ScaledWSConv2D(6, (3, 2), padding="valid", use_bias=False),
+    "symmetric": lambda: ScaledWSConv2D(
+        6, 3, 2, "symmetric", eps_mode="add", scale=1.5, activation="relu"
+    ),
     "activation": lambda: ScaledActivation("silu", scale=0.5),
     "other activation": lambda: ScaledActivation("mish"),
     "squeeze-excite": lambda: SqueezeExcite(0.5),
@@ -122,6 +125,39 @@ def test_mixed_precision_is_near_float32(layer, policy):
     assert (
         np.abs(outputs - expected).max() <= tolerance * np.abs(expected).max()
     )
+
+
+def test_what_the_version_before_wrote_is_read_and_gives_the_same(figures):
+    figure = figures("scaled_ws_conv2d.json")
+    layer = ScaledWSConv2D.from_config(figure["config"])
+    assert isinstance(layer, keras.layers.Conv2D)
+    assert (
+        figure["config"].items()
+        <= {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in layer.get_config().items()
+        }.items()
+    )
+    layer.build((None, 3, 2, 4))
+    file = {
+        "0": np.sin(np.arange(24, dtype="float32")).reshape(3, 2, 2, 2),
+        "1": np.float32([0.5, -2]),
+        "2": np.float32([0.25, 1]),
+    }
+    layer.load_own_variables(file)
+    assert [v.name for v in layer.weights] == ["kernel", "gain", "bias"]
+    x = np.cos(np.arange(24, dtype="float32")).reshape(1, 3, 2, 4)
+    outputs = np.ravel(layer(x))
+    np.testing.assert_allclose(outputs, figure["outputs"], rtol=1e-5)
+    losses = [float(loss) for loss in layer.losses]
+    np.testing.assert_allclose(losses, figure["losses"], rtol=1e-5)
+    written = {}
+    layer.save_own_variables(written)
+    assert written.keys() == file.keys()
+    for key, value in file.items():
+        np.testing.assert_array_equal(written[key], value)
+    with pytest.raises(ValueError, match=r"'conv'.*gain.*\['0', '1'\]"):
+        layer.load_own_variables({key: file[key] for key in ("0", "1")})
 
 
 def test_standardized_kernel_has_no_mean_and_unit_fan_in_variance():
@@ -403,6 +439,10 @@ def test_mean_of_large_half_precision_maps_is_exact():
         (lambda: ScaledWSConv2D(8, 3, data_format="channels_first"), "format"),
         (lambda: ScaledWSConv2D(9, 3, groups=3)(pictures()), "groups"),
         (lambda: ScaledWSConv2D(8, 3, eps=0), "eps"),
+        (lambda: ScaledWSConv2D(8, 3, activation="nosuch"), "activation"),
+        (lambda: ScaledWSConv2D(8, 3, strides=2, dilation_rate=2), "`strides`"),
+        (lambda: ScaledWSConv2D(8, 3)(keras.Input((8, 8, None))), "channels"),
+        (lambda: ScaledWSConv2D(8, 3, dtype="int8_from_float32"), "quantized"),
         (lambda: NFBlock(8, group_width=0), "group_width"),
         (lambda: NFBlock(8, alpha=-0.2), "alpha"),
         (lambda: NFBlock(8, bottleneck_ratio=0), "bottleneck_ratio"),
@@ -414,6 +454,13 @@ def test_mean_of_large_half_precision_maps_is_exact():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_image_smaller_than_the_kernel_is_refused():
+    for padding in ("valid", "symmetric"):
+        layer = ScaledWSConv2D(8, 4, padding=padding)
+        with pytest.raises(ValueError, match=f'"{padding}".*side=1, kernel_'):
+            layer(keras.Input((None, 1, 8)))
 
 
 def test_channels_first_is_refused_everywhere():

@@ -29,6 +29,12 @@ LAYERS = {
         SIGNAL,
     ),
     "groups": (lambda **k: nf.ScaledWSConv1D(6, 3, groups=2, **k), SIGNAL),
+    "Conv2D": (
+        lambda **k: nf.ScaledWSConv2D(
+            6, 3, 2, groups=2, activation="silu", **k
+        ),
+        IMAGE,
+    ),
     "Conv3D": (lambda **k: nf.ScaledWSConv3D(6, 3, strides=2, **k), VOLUME),
     "DepthwiseConv1D": (
         lambda **k: nf.ScaledWSDepthwiseConv1D(3, depth_multiplier=2, **k),
@@ -228,11 +234,9 @@ def test_fold_keeps_an_operation_of_the_users_own():
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize(
-    "make", [LAYERS["Conv1D"][0], LAYERS["Conv3D"][0], LAYERS["Dense"][0]]
-)
-def test_lora_changes_the_kernel_before_standardization(make, policy, tmp_path):
-    shape = VOLUME if make is LAYERS["Conv3D"][0] else SIGNAL
+@pytest.mark.parametrize("name", ["Conv1D", "Conv2D", "Conv3D", "Dense"])
+def test_lora_changes_the_kernel_before_standardization(name, policy, tmp_path):
+    make, shape = LAYERS[name]
     layer = randomized(make(dtype=policy, lora_rank=2), shape)
     assert not layer.trainable_weights[0].name.startswith("kernel")
     merged = randomized(make(), shape)

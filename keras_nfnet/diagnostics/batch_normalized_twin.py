@@ -45,20 +45,10 @@ _EPSILON = 1e-5
 class PlainConv2D(ScaledWSConv2D):
     """A `ScaledWSConv2D` with its kernel as it is, and nothing else."""
 
-    def build(self, input_shape):
-        self.gain = self.bias = None
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(
-                *self.kernel_size,
-                input_shape[-1] // self.groups,
-                self.filters,
-            ),
-            initializer=self.kernel_initializer,
-        )
-        self.built = True
+    def add_weight(self, *args, **kwargs):
+        return keras.layers.Conv2D.add_weight(self, *args, **kwargs)
 
-    def standardized_kernel(self):
+    def standardized_kernel(self, name="kernel"):
         return ops.convert_to_tensor(self.kernel)
 
 

@@ -7,11 +7,7 @@ from typing import Any
 import keras
 
 from keras_nfnet.export.folded_layers import PlainConvolution
-from keras_nfnet.layers import (
-    EfficientChannelAttention,
-    ScaledWSConv2D,
-    SqueezeExcite,
-)
+from keras_nfnet.layers import EfficientChannelAttention, SqueezeExcite
 from keras_nfnet.models.graphs import (
     first_argument,
     functional_graph,
@@ -33,7 +29,6 @@ _TRANSPOSED = (
 # Layers that use each of their kernels once per position.
 _KERNELS = (
     *_TRANSPOSED,
-    ScaledWSConv2D,
     PlainConvolution,
     keras.layers.Conv1D,
     keras.layers.Conv2D,

@@ -1,4 +1,4 @@
-"""How the standardized layers of one's own networks are folded."""
+"""How a standardized layer is folded."""
 
 import keras
 import numpy as np
@@ -40,7 +40,7 @@ def keeps_its_operation(layer):
 
 
 def fold_standardized(folder, layer, value):
-    """A standardized layer of Keras as a plain one.
+    """A standardized layer as a plain one.
 
     Args:
         folder: Of the network, which names and copies layers.

@@ -16,11 +16,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_nfnet.export.copies import ONLY_TRAINING, copy_state
-from keras_nfnet.export.folded_layers import (
-    PlainActivation,
-    PlainConvolution,
-    numpy_value,
-)
+from keras_nfnet.export.folded_layers import PlainActivation, numpy_value
 from keras_nfnet.export.folded_standardized import fold_standardized
 from keras_nfnet.export.folded_values import (
     Scaled,
@@ -29,7 +25,6 @@ from keras_nfnet.export.folded_values import (
 from keras_nfnet.layers import (
     EfficientChannelAttention,
     ScaledActivation,
-    ScaledWSConv2D,
     ScaledWSMixin,
     SkipInit,
     SqueezeExcite,
@@ -222,25 +217,6 @@ class _Folder:
             return operation
         return copy
 
-    def convolution(self, layer, value):
-        """A standardized convolution as a plain one."""
-        plain = PlainConvolution(
-            layer.filters,
-            layer.kernel_size,
-            strides=layer.strides,
-            padding=layer.padding,
-            groups=layer.groups,
-            dilation_rate=layer.dilation_rate,
-            **self.options(layer.name, layer.dtype_policy),
-        )
-        plain.build(value.tensor.shape)
-        kernel = ops.convert_to_numpy(layer.standardized_kernel())
-        bias = np.zeros(layer.filters, kernel.dtype)
-        if layer.bias is not None:
-            bias = np.asarray(ops.convert_to_numpy(layer.bias))
-        plain.set_values(kernel * np.float32(value.factor), bias)
-        return Scaled(plain(value.tensor), source=Source(plain))
-
     def activation(self, layer, value):
         factor = layer.gain * layer.scale
         passes = layer.function in _HOMOGENEOUS and value.factor > 0
@@ -352,7 +328,6 @@ class _Folder:
 
 
 _LOWERINGS = {
-    ScaledWSConv2D: _Folder.convolution,
     ScaledWSMixin: fold_standardized,
     ScaledActivation: _Folder.activation,
     NFBlock: _Folder.block,

@@ -12,7 +12,7 @@ from keras_nfnet.layers.attention import (
     EfficientChannelAttention,
     SqueezeExcite,
 )
-from keras_nfnet.layers.convolution import ScaledWSConv2D, standardize
+from keras_nfnet.layers.convolution import ScaledWSConv2D
 from keras_nfnet.layers.keras_layers import (
     ScaledWSConv1D,
     ScaledWSConv1DTranspose,
@@ -25,6 +25,7 @@ from keras_nfnet.layers.keras_layers import (
     ScaledWSSeparableConv1D,
     ScaledWSSeparableConv2D,
 )
+from keras_nfnet.layers.kernels import standardize
 from keras_nfnet.layers.residual import SkipInit, StochasticDepth
 from keras_nfnet.layers.residual_branches import Residual
 from keras_nfnet.layers.standardized import ScaledWSMixin

@@ -13,12 +13,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_nfnet.layers.convolution import standardize
 from keras_nfnet.layers.grouped_convolution import convolve
 from keras_nfnet.layers.initializers import ScaledNormal
-from keras_nfnet.layers.low_rank import NotQuantized, full, merged, restart
+from keras_nfnet.layers.kernels import full, merged, restart, standardize
 from keras_nfnet.layers.sharding import creating
-from keras_nfnet.utils.arguments import initializer, positive
+from keras_nfnet.utils.arguments import initializer, integer, positive
 from keras_nfnet.utils.types import Tensor
 
 
@@ -118,6 +117,13 @@ class ScaledWSMixin:
         shape = kwargs["shape"]
         axes = self.unit_axes[name]
         fan_in = math.prod(shape[axis] for axis in axes)
+        if self.fewest_values(shape, axes) < 2:
+            raise ValueError(
+                f"`{name}` must have two values or more that are standardized "
+                "together: one alone is its own mean. Received: "
+                f"{name} of shape {tuple(shape)}, whose axes {axes} are "
+                "summed over"
+            )
         if kwargs.get("initializer") is None:
             kwargs["initializer"] = ScaledNormal(stddev=fan_in**-0.5)
         with creating(name, shape, axes):
@@ -130,6 +136,10 @@ class ScaledWSMixin:
         )
         setattr(self, _gain_of(name), gain)
         return kernel
+
+    def fewest_values(self, shape: tuple[int, ...], axis: Any) -> int:
+        """Number of values of a kernel that are standardized together."""
+        return math.prod(shape[each] for each in axis)
 
     def standardized_kernel(self, name: str = "kernel") -> Tensor:
         """The kernel that the layer's operation uses.
@@ -169,35 +179,42 @@ class ScaledWSMixin:
             outputs = self.activation(outputs)
         return outputs
 
-    # Not a base: the class behind this one is taken for that of Keras.
-    quantize = NotQuantized.quantize
+    def quantize(self, mode=None, **kwargs):
+        """Refuses: quantize what `keras_nfnet.fold` returns."""
+        # Keras's own sign that a layer does not quantize: `Model.quantize`
+        # warns of it and goes on with the others.
+        raise NotImplementedError(
+            "A standardized layer cannot be quantized; quantize what "
+            f"`keras_nfnet.fold` returns. Received: mode={mode!r}"
+        )
 
     # Keras's layers with LoRA write the kernel and the bias only, and merge
     # LoRA into the kernel in the compute dtype.
     def save_own_variables(self, store):
-        """Writes each variable under its name; LoRA is merged."""
-        for variable in self.weights:
-            if not variable.name.startswith("lora_"):
-                store[variable.name] = ops.cast(
-                    merged(self, variable), variable.dtype
-                )
+        """Writes each variable under its key; LoRA is merged."""
+        for key, variable in self._saved_variables().items():
+            store[key] = ops.cast(merged(self, variable), variable.dtype)
 
     def load_own_variables(self, store):
-        """Reads each variable by its name; LoRA starts anew."""
-        expected = {
+        """Reads each variable by its key; LoRA starts anew."""
+        expected = self._saved_variables()
+        if set(store.keys()) != set(expected):
+            raise ValueError(
+                f"The file must have the variables of the layer {self.name!r}, "
+                f"{[variable.name for variable in expected.values()]}. "
+                f"Received: {sorted(store.keys())}"
+            )
+        for key, variable in expected.items():
+            variable.assign(store[key])
+        restart(self)
+
+    def _saved_variables(self):
+        """The variables that a file has, by their keys in it: their names."""
+        return {
             variable.name: variable
             for variable in self.weights
             if not variable.name.startswith("lora_")
         }
-        if set(store.keys()) != set(expected):
-            raise ValueError(
-                f"The layer {self.name!r} must have the variables "
-                f"{', '.join(sorted(expected))} in the file. "
-                f"Received: {', '.join(sorted(store.keys()))}"
-            )
-        for name, variable in expected.items():
-            variable.assign(store[name])
-        restart(self)
 
     def plain_config(self) -> dict[str, Any]:
         """The configuration of the same layer of Keras, without its own parts.
@@ -226,7 +243,11 @@ def _gain_of(kernel_name):
 
 
 class Convolution(ScaledWSMixin):
-    """Groups run as `grouped_convolution.py` says; otherwise Keras's own."""
+    """Convolutions; channels-last they run as `grouped_convolution.py` says."""
+
+    def enable_lora(self, rank: int, *args: Any, **kwargs: Any) -> None:
+        """As the layer of Keras; refuses a `rank` that is below 1."""
+        super().enable_lora(integer("rank", rank), *args, **kwargs)
 
     def convolution_op(self, inputs, kernel):
         padding = self.padding
@@ -236,7 +257,7 @@ class Convolution(ScaledWSMixin):
             is_last = self.data_format == "channels_last"
             pads[1 if is_last else 2] = (before, 0)
             inputs, padding = ops.pad(inputs, pads), "valid"
-        if self.groups > 1 and self.data_format == "channels_last":
+        if self.data_format == "channels_last":
             return convolve(
                 inputs,
                 kernel,
@@ -293,6 +314,12 @@ class Transposed(ScaledWSMixin):
     variance of the inputs. Their gain is the same.
     """
 
+    def fewest_values(self, shape, axis):
+        values = super().fewest_values(shape, axis)
+        for side, stride in zip(shape, self.strides, strict=False):
+            values = values // side * max(side // stride, 1)
+        return values
+
     def standardize(self, kernel, gain, axis):
         rank = len(self.strides)
         sides, channels = kernel.shape[:rank], kernel.shape[rank:]
@@ -303,11 +330,10 @@ class Transposed(ScaledWSMixin):
         phases = []
         for first in itertools.product(*map(range, self.strides)):
             values = zip(first, self.strides, strict=True)
-            phase = super().standardize(
-                kernel[tuple(slice(a, None, step) for a, step in values)],
-                gain,
-                axis,
-            )
+            phase = kernel[tuple(slice(a, None, step) for a, step in values)]
+            # With strides beyond the kernel no value meets at some outputs.
+            if math.prod(phase.shape):
+                phase = super().standardize(phase, gain, axis)
             pads = [
                 (0, most - side)
                 for most, side in zip(longest, phase.shape[:rank], strict=True)

@@ -281,15 +281,15 @@ def test_regularizers_and_constraints_are_keras_own(kind, shape):
     [
         (lambda: nf.ScaledWSConv2D(4, 1), (1, 8, 8, 1)),
         (lambda: nf.ScaledWSDepthwiseConv1D(1), SIGNAL),
-        (lambda: nf.ScaledWSConv1DTranspose(4, 1, strides=2), SIGNAL),
+        (lambda: nf.ScaledWSSeparableConv2D(6, 1), IMAGE),
         (lambda: nf.ScaledWSConv1DTranspose(4, 2, strides=2), (1, 8, 1)),
+        (lambda: nf.ScaledWSConv1DTranspose(4, 3, strides=2), (1, 8, 1)),
         (lambda: nf.ScaledWSDense(4), (3, 1)),
     ],
 )
-def test_a_unit_of_one_value_is_refused(make, shape):
+def test_a_unit_of_one_value_is_refused_when_the_layer_is_built(make, shape):
     with pytest.raises(ValueError, match="two values or more in each unit"):
-        make()(keras.Input(shape[1:]))
-        make()(inputs(shape))
+        make().build(shape)
 
 
 def test_bad_arguments_of_a_standardized_layer_are_named():
@@ -327,6 +327,19 @@ def test_strides_of_a_transposed_convolution_keep_the_variance():
         layer = nf.ScaledWSConv1DTranspose(256, kernel_size, strides=strides)
         y = np.asarray(layer(x))
         assert y.var((0, 1)).mean() == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nf.ScaledWSConv1DTranspose(4, 1, strides=2),
+        lambda: nf.ScaledWSConv2DTranspose(4, (4, 2), strides=3),
+        lambda: nf.ScaledWSConv3DTranspose(4, (2, 2, 1), strides=(1, 1, 2)),
+    ],
+)
+def test_outputs_that_no_value_of_the_kernel_meets_are_refused(make):
+    with pytest.raises(ValueError, match="`strides`.*`kernel_size`.*strides="):
+        make()
 
 
 def test_residual_hands_out_beta_and_starts_again_after_a_shortcut():

@@ -119,10 +119,9 @@ class ScaledWSMixin:
         fan_in = math.prod(shape[axis] for axis in axes)
         if self.fewest_values(shape, axes) < 2:
             raise ValueError(
-                f"`{name}` must have two values or more that are standardized "
-                "together: one alone is its own mean. Received: "
-                f"{name} of shape {tuple(shape)}, whose axes {axes} are "
-                "summed over"
+                f"`{name}` must have two values or more in each unit: one "
+                f"alone is its own mean. Received: {name} of shape "
+                f"{tuple(shape)}, whose axes {axes} are summed over"
             )
         if kwargs.get("initializer") is None:
             kwargs["initializer"] = ScaledNormal(stddev=fan_in**-0.5)
@@ -314,10 +313,20 @@ class Transposed(ScaledWSMixin):
     variance of the inputs. Their gain is the same.
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        pairs = zip(self.kernel_size, self.strides, strict=True)
+        if any(stride > side for side, stride in pairs):
+            raise ValueError(
+                "`strides` must not be above `kernel_size`: no value of the "
+                "kernel would meet at some outputs. Received: "
+                f"strides={self.strides}, kernel_size={self.kernel_size}"
+            )
+
     def fewest_values(self, shape, axis):
         values = super().fewest_values(shape, axis)
-        for side, stride in zip(shape, self.strides, strict=False):
-            values = values // side * max(side // stride, 1)
+        for side, stride in zip(self.kernel_size, self.strides, strict=True):
+            values = values // side * (side // stride)
         return values
 
     def standardize(self, kernel, gain, axis):
@@ -330,10 +339,11 @@ class Transposed(ScaledWSMixin):
         phases = []
         for first in itertools.product(*map(range, self.strides)):
             values = zip(first, self.strides, strict=True)
-            phase = kernel[tuple(slice(a, None, step) for a, step in values)]
-            # With strides beyond the kernel no value meets at some outputs.
-            if math.prod(phase.shape):
-                phase = super().standardize(phase, gain, axis)
+            phase = super().standardize(
+                kernel[tuple(slice(a, None, step) for a, step in values)],
+                gain,
+                axis,
+            )
             pads = [
                 (0, most - side)
                 for most, side in zip(longest, phase.shape[:rank], strict=True)

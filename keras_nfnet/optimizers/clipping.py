@@ -47,7 +47,8 @@ def unitwise_norm(x: Tensor, axis: Axes | None = None) -> Tensor:
     x = array("x", x)
     wide, axes = _wide([x]), [unit_axes(x.shape, axis)]
     norm, _, unscale = _norms(wide, axes, 0)
-    return ops.cast(_split(norm * unscale, wide, axes)[0], x.dtype)
+    norm = ops.reshape(norm * unscale, *_unit_shapes(wide, axes))
+    return ops.cast(norm, x.dtype)
 
 
 def adaptive_clip(
@@ -254,12 +255,18 @@ def _norms(values, axes, bound, squares=None):
     return norm, scale, unscale
 
 
+# Each reshape that is not needed is two operations less for each variable,
+# in each branch of the step.
+
+
 def _sums_of_squares(values, axes):
-    sums = [
-        ops.sum(ops.square(x), axis=axis) if axis else ops.square(x)
-        for x, axis in zip(values, axes, strict=True)
-    ]
-    return ops.concatenate([ops.reshape(x, (-1,)) for x in sums])
+    sums = []
+    for x, axis in zip(values, axes, strict=True):
+        x = ops.square(x)
+        if axis:
+            x = ops.sum(x, axis=axis, keepdims=len(axis) == len(x.shape))
+        sums.append(x if len(x.shape) == 1 else ops.reshape(x, (-1,)))
+    return ops.concatenate(sums)
 
 
 def _unit_shapes(values, axes):
@@ -275,7 +282,10 @@ def _split(vector, values, axes):
     ends = list(itertools.accumulate(map(math.prod, shapes)))[:-1]
     parts = ops.split(vector, ends) if ends else [vector]
     return [
-        ops.reshape(part, shape)
+        part
+        if shape and max(shape[:-1], default=1) == 1
+        # Of the last axis it broadcasts as it is.
+        else ops.reshape(part, shape)
         for part, shape in zip(parts, shapes, strict=True)
     ]
 

@@ -330,16 +330,16 @@ def test_strides_of_a_transposed_convolution_keep_the_variance():
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("layer", "shape"),
     [
-        lambda: nf.ScaledWSConv1DTranspose(4, 1, strides=2),
-        lambda: nf.ScaledWSConv2DTranspose(4, (4, 2), strides=3),
-        lambda: nf.ScaledWSConv3DTranspose(4, (2, 2, 1), strides=(1, 1, 2)),
+        (nf.ScaledWSConv1DTranspose(4, 1, strides=2), SIGNAL),
+        (nf.ScaledWSConv2DTranspose(4, (4, 2), strides=3), IMAGE),
+        (nf.ScaledWSConv3DTranspose(4, (2, 2, 1), (1, 1, 2)), VOLUME),
     ],
 )
-def test_outputs_that_no_value_of_the_kernel_meets_are_refused(make):
+def test_outputs_that_no_value_of_the_kernel_meets_are_refused(layer, shape):
     with pytest.raises(ValueError, match="`strides`.*`kernel_size`.*strides="):
-        make()
+        layer.build(shape)
 
 
 def test_residual_hands_out_beta_and_starts_again_after_a_shortcut():

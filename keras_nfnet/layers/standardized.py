@@ -313,8 +313,7 @@ class Transposed(ScaledWSMixin):
     variance of the inputs. Their gain is the same.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def build(self, input_shape):
         pairs = zip(self.kernel_size, self.strides, strict=True)
         if any(stride > side for side, stride in pairs):
             raise ValueError(
@@ -322,6 +321,7 @@ class Transposed(ScaledWSMixin):
                 "kernel would meet at some outputs. Received: "
                 f"strides={self.strides}, kernel_size={self.kernel_size}"
             )
+        super().build(input_shape)
 
     def fewest_values(self, shape, axis):
         values = super().fewest_values(shape, axis)

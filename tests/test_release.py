@@ -110,7 +110,7 @@ def test_each_figure_says_where_it_is_from():
     folder = ROOT / "tests" / "figures"
     said = set(
         re.findall(
-            r"`([a-z_]+\.(?:json|npz))`", (folder / "README.md").read_text()
+            r"`([a-z0-9_]+\.(?:json|npz))`", (folder / "README.md").read_text()
         )
     )
     assert said == {path.name for path in folder.iterdir()} - {"README.md"}

@@ -151,3 +151,15 @@ def test_what_the_pages_name_exists():
         for name in re.findall(r"`keras_nfnet\.([\w.]+)`", text):
             if name.split(".")[0] != "hub":  # Needs an extra.
                 pkgutil.resolve_name(f"keras_nfnet.{name}")
+
+
+def test_the_code_that_a_page_shows_is_there():
+    hooks = runpy.run_path(str(ROOT / "tools" / "site_hooks.py"))
+    shown = {
+        match
+        for page in ROOT.glob("docs/*.md")
+        for match in hooks["_SOURCE"].findall(page.read_text("utf-8"))
+    }
+    assert shown
+    for path, name in shown:
+        assert hooks["source"](path, name)

@@ -14,7 +14,7 @@ from keras_nfnet.layers.activation import (
     resolve_activation,
     serialize_activation,
 )
-from keras_nfnet.layers.convolution import output_sides
+from keras_nfnet.layers.convolution import convolved_shape
 from keras_nfnet.layers.grouped_convolution import WIDE, convolve
 
 
@@ -265,15 +265,7 @@ class PlainConvolution(keras.layers.Layer):
         return outputs[0] + ops.cast(self.bias, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
-        batch, *sides, _ = input_shape
-        sides = output_sides(
-            sides,
-            self.kernel_size,
-            self.strides,
-            self.padding,
-            self.dilation_rate,
-        )
-        return (batch, *sides, self.filters)
+        return convolved_shape(self, input_shape)
 
     def compute_output_spec(self, inputs):
         return keras.KerasTensor(

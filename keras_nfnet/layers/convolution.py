@@ -161,15 +161,7 @@ class ScaledWSConv2D(NotRecomputed, Convolution, keras.layers.Conv2D):
         return standardize(kernel, gain, self.eps, self.eps_mode, axis)
 
     def compute_output_shape(self, input_shape):
-        batch, *sides, _ = input_shape
-        sides = output_sides(
-            sides,
-            self.kernel_size,
-            self.strides,
-            self.padding,
-            self.dilation_rate,
-        )
-        return (batch, *sides, self.filters)
+        return convolved_shape(self, input_shape)
 
     def _saved_variables(self):
         """As `ScaledWSMixin`, by number: kernel, gain, bias."""
@@ -199,6 +191,19 @@ def convolution_options(style):
         "eps_mode": style.eps_mode,
         "scale": gain,
     }
+
+
+def convolved_shape(layer, input_shape):
+    """The output's shape of a convolution whose channels are last."""
+    batch, *sides, _ = input_shape
+    sides = output_sides(
+        sides,
+        layer.kernel_size,
+        layer.strides,
+        layer.padding,
+        layer.dilation_rate,
+    )
+    return (batch, *sides, layer.filters)
 
 
 def output_sides(sides, kernel_size, strides, padding, dilation_rate=(1, 1)):

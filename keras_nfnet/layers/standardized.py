@@ -180,8 +180,9 @@ class ScaledWSMixin:
 
     def quantize(self, mode=None, **kwargs):
         """Refuses: quantize what `keras_nfnet.fold` returns."""
-        # Keras's own sign that a layer does not quantize: `Model.quantize`
-        # warns of it and goes on with the others.
+        # No stub: this is Keras's own sign that a layer does not quantize.
+        # `Model.quantize` warns of it and goes on with the others; another
+        # error would end it with half of the layers quantized.
         raise NotImplementedError(
             "A standardized layer cannot be quantized; quantize what "
             f"`keras_nfnet.fold` returns. Received: mode={mode!r}"

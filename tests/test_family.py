@@ -13,8 +13,8 @@ from test_reference import network_errors, relative
 import keras_nfnet
 from keras_nfnet import NFNet
 from keras_nfnet.variants import TIMM, VARIANTS
-from keras_nfnet.weights.layout import layout_for
-from keras_nfnet.weights.layouts import TIMM as TIMM_LAYOUTS
+from keras_nfnet.weights.names import TIMM as TIMM_LAYOUTS
+from keras_nfnet.weights.names import layout_for
 from keras_nfnet.weights.structure import parameters, shapes_of
 
 DEEPMIND = json.loads((FIGURES / "family_outputs.json").read_text())

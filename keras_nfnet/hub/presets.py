@@ -12,11 +12,13 @@ from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.utils.arguments import path, text
 from keras_nfnet.utils.files import place, staged
 from keras_nfnet.variants import VARIANTS
-from keras_nfnet.weights.hub import published_weights, repository
-from keras_nfnet.weights.known import digest_of
-from keras_nfnet.weights.layout import HEAD, is_head
 from keras_nfnet.weights.load import load
-from keras_nfnet.weights.structure import parameters
+from keras_nfnet.weights.published import (
+    digest_of,
+    published_weights,
+    repository,
+)
+from keras_nfnet.weights.structure import HEAD, is_head, parameters
 
 _CONFIG = "config.json"
 # What keras-hub would read of an earlier preset beside a new one.

@@ -113,10 +113,12 @@ def NFNet(
         )
     image, inputs = input_for(input_tensor, input_shape)
     if weights is not None:
-        from keras_nfnet.weights.load import load_pretrained, pretrained_path
+        from keras_nfnet.weights.load import load_into, published_weights
+        from keras_nfnet.weights.structure import parameters
 
-        # First: a file that cannot be had costs no building.
-        weights = pretrained_path(weights, variant)
+        # First: a file that cannot be downloaded costs no building.
+        if weights == "imagenet":
+            weights = published_weights(variant)
     if text("name", name, optional=True) is None:
         name = default_name(variant) if variant else "nfnet"
 
@@ -150,7 +152,7 @@ def NFNet(
 
     model = built_while_drawing(construct)
     if weights is not None:
-        load_pretrained(model, weights)
+        load_into(parameters(model)[0], weights)
     return model
 
 

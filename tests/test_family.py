@@ -112,7 +112,7 @@ def test_network_and_feature_maps_of_timm(figure, tmp_path):
 )
 def test_names_and_shapes_are_timms(name):
     tree = json.loads((FIGURES / "timm_family_trees.json").read_text())[name]
-    from keras_nfnet.models.without_values import without_values
+    from keras_nfnet.models.nfnet import without_values
 
     model = without_values(lambda: NFNet(name, weights=None))
     shapes = shapes_of(parameters(model)[0])

@@ -189,8 +189,7 @@ def expected_shapes(config, classes=None, channels=3):
         classes: Classes of the head, or `None` for no head.
         channels: Channels of the images.
     """
-    from keras_nfnet.models.nfnet import NFNet
-    from keras_nfnet.models.without_values import without_values
+    from keras_nfnet.models.nfnet import NFNet, without_values
 
     model = without_values(
         lambda: NFNet(

@@ -1,5 +1,6 @@
 """Writes a preset whole or not at all, with a model card for the hub."""
 
+import contextlib
 import contextvars
 import dataclasses
 import fnmatch
@@ -131,42 +132,32 @@ def _compared(model, source):
         variant = backbone.variant
         name, source = repository(variant), published_weights(variant)
     source = os.fspath(path("source", source, "the path of a file"))
-    fresh = NFNet(
-        backbone.config,
-        include_top=False,
-        weights=None,
-        input_shape=backbone.image_shape,
-    )
-    load(fresh, source)
-    theirs, _ = parameters(fresh)
-    if not _same(found, theirs):
+    if not _same(found, _loaded(backbone, source)):
         raise ValueError(
             "`source` must be the file that the values came from, or `None`. "
             f"Received: source={source!r}, whose values are others"
         )
-    heads = [key for key in found if is_head(key)]
-    return (
-        name or os.path.basename(source),
-        digest_of(source),
-        bool(heads) and _has_head(found, backbone, source),
-    )
+    has_head, bias = False, found.get(f"{HEAD}/bias")
+    if bias is not None:
+        # Not where the file has another number of classes, or none.
+        with contextlib.suppress(ValueError):
+            theirs = _loaded(backbone, source, bias.shape[0])
+            heads = {key: theirs[key] for key in theirs if is_head(key)}
+            has_head = _same(heads, found)
+    return name or os.path.basename(source), digest_of(source), has_head
 
 
-def _has_head(found, backbone, source):
-    """Whether the classifier's values are the file's too."""
-    bias = found[f"{HEAD}/bias"]
-    whole = NFNet(
+def _loaded(backbone, source, classes=None):
+    """The variables of a network with the values of a file, by key."""
+    model = NFNet(
         backbone.config,
+        include_top=classes is not None,
         weights=None,
         input_shape=backbone.image_shape,
-        classes=bias.shape[0],
+        classes=classes or 1,
     )
-    try:
-        load(whole, source)
-    except ValueError:  # Another number of classes, or none.
-        return False
-    theirs, _ = parameters(whole)
-    return _same({k: v for k, v in theirs.items() if is_head(k)}, found)
+    load(model, source)
+    return parameters(model)[0]
 
 
 def _same(some, others):
@@ -200,49 +191,47 @@ def _model_card(model, compared, license, sizes):
     title = "A Normalizer-Free Network"
     if name:
         title = f"Normalizer-Free Network {name}"
-    lines = [
-        "---",
-        "library_name: keras-hub",
-        f"license: {license or 'unknown'}",
-        f"pipeline_tag: {task}",
-        "tags:",
-        *(f"- {tag}" for tag in (*_TAGS, "arxiv:2101.08692", task)),
-        "---",
-        "",
-        f"# {title}",
-        "",
-        "An image classifier without batch normalization, after Brock et al. "
-        "2021 ([2102.06171](https://arxiv.org/abs/2102.06171), "
-        "[2101.08692](https://arxiv.org/abs/2101.08692))"
-        + ("." if is_task else ", without its classifier."),
-        "",
-        "```python",
-        "import keras_hub",
-        "import keras_nfnet.hub  # pip install 'keras-nfnet[hub]'",
-        "",
-        f"model = keras_hub.models.{_TAGS_OF_TASK[task]}.from_preset("
-        '"hf://USER/NAME")',
-        "```",
-        "",
-        "## Architecture",
-        "",
-        *_table(_architecture(model, backbone, is_task)),
-        "",
-        "## Sizes",
-        "",
-        *_table(_sizes(model, backbone, sizes)),
-        "",
-        *_images(model),
-        "## Values",
-        "",
-        *_values(compared, license, is_task),
-        "",
-    ]
-    return "\n".join(lines)
+    tags = (*_TAGS, "arxiv:2101.08692", task)
+    return f"""\
+---
+library_name: keras-hub
+license: {license or "unknown"}
+pipeline_tag: {task}
+tags:
+{_lines(f"- {tag}" for tag in tags)}---
+
+# {title}
+
+An image classifier without batch normalization, after Brock et al. 2021 \
+([2102.06171](https://arxiv.org/abs/2102.06171), \
+[2101.08692](https://arxiv.org/abs/2101.08692))\
+{"." if is_task else ", without its classifier."}
+
+```python
+import keras_hub
+import keras_nfnet.hub  # pip install 'keras-nfnet[hub]'
+
+model = keras_hub.models.{_TAGS_OF_TASK[task]}.from_preset("hf://USER/NAME")
+```
+
+## Architecture
+
+{_table(_architecture(model, backbone, is_task))}
+## Sizes
+
+{_table(_sizes(model, backbone, sizes))}
+{_images(model)}## Values
+
+{_lines(_values_said(compared, license, is_task))}"""
+
+
+def _lines(lines):
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _table(rows):
-    return ["| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)]
+    rows = (f"| {a} | {b} |" for a, b in rows)
+    return _lines(["| | |", "|---|---|", *rows])
 
 
 def _architecture(model, backbone, is_task):
@@ -282,23 +271,23 @@ def _images(model):
     preprocessor = getattr(model, "preprocessor", None)
     converter = getattr(preprocessor, "image_converter", None)
     if converter is None:
-        return []
-    return [
-        "## Images",
-        "",
-        "RGB, 0–255. The preprocessor brings them to "
-        f"{converter.image_size or 'no other size'} (`margin="
-        f"{getattr(converter, 'margin', None)}`), multiplies the channels by "
-        f"{_short(converter.scale)} and adds {_short(converter.offset)}.",
-        "",
-    ]
+        return ""
+    return f"""\
+## Images
+
+RGB, 0–255. The preprocessor brings them to \
+{converter.image_size or "no other size"} \
+(`margin={getattr(converter, "margin", None)}`), multiplies the channels by \
+{_short(converter.scale)} and adds {_short(converter.offset)}.
+
+"""
 
 
 def _short(values):
     return [round(float(value), 6) for value in np.atleast_1d(values)]
 
 
-def _values(compared, license, is_task):
+def _values_said(compared, license, is_task):
     source = "Not stated; not compared with any published file."
     if compared:
         name, digest, has_head = compared

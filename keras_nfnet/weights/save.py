@@ -100,7 +100,7 @@ def convert(
     source = path_of(source, "source")
     destination = path_of(destination, "destination")
     write, ours = _writer_for(destination, layout)
-    if os.path.realpath(source) == os.path.realpath(destination) or (
+    if (
         os.path.exists(source)
         and os.path.exists(destination)
         and os.path.samefile(source, destination)

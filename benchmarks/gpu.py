@@ -306,7 +306,7 @@ def share(kind, name, images_a_second, chip):
 def multiplications(name, size):
     """Of one image, from a model without values."""
     from keras_nfnet.diagnostics.cost import count_macs
-    from keras_nfnet.models.without_values import without_values
+    from keras_nfnet.models.nfnet import without_values
 
     model = without_values(lambda: network(name, size))
     return count_macs(model, size, size)

@@ -16,7 +16,7 @@ from pages import write
 
 import keras_nfnet
 from keras_nfnet.layers.sharding import sharded_axis
-from keras_nfnet.models.without_values import without_values
+from keras_nfnet.models.nfnet import without_values
 from keras_nfnet.optimizers.owners import axes_of_unit, live_layers, owners_of
 
 VARIANTS = ("F0", "F4+", "F7+", "eca_nfnet_l2", "RegNet-B5", "ResNet-152")

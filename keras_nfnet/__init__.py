@@ -14,8 +14,8 @@ from keras_nfnet.diagnostics import check_normalizer_free, signal_propagation
 from keras_nfnet.export.folding import fold
 from keras_nfnet.layers.sharding import layout_map
 from keras_nfnet.models import constructors
+from keras_nfnet.models.body import features
 from keras_nfnet.models.constructors import *  # noqa: F403
-from keras_nfnet.models.feature_maps import features
 from keras_nfnet.models.low_rank import enable_lora
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.optimizers import (

@@ -13,8 +13,8 @@ from test_reference import network_errors, relative
 import keras_nfnet
 from keras_nfnet import NFNet
 from keras_nfnet.variants import TIMM, VARIANTS
-from keras_nfnet.weights.layout import layout_for
-from keras_nfnet.weights.layouts import TIMM as TIMM_LAYOUTS
+from keras_nfnet.weights.names import TIMM as TIMM_LAYOUTS
+from keras_nfnet.weights.names import layout_for
 from keras_nfnet.weights.structure import parameters, shapes_of
 
 DEEPMIND = json.loads((FIGURES / "family_outputs.json").read_text())
@@ -112,7 +112,7 @@ def test_network_and_feature_maps_of_timm(figure, tmp_path):
 )
 def test_names_and_shapes_are_timms(name):
     tree = json.loads((FIGURES / "timm_family_trees.json").read_text())[name]
-    from keras_nfnet.models.without_values import without_values
+    from keras_nfnet.models.nfnet import without_values
 
     model = without_values(lambda: NFNet(name, weights=None))
     shapes = shapes_of(parameters(model)[0])

@@ -303,7 +303,7 @@ def test_one_channel_goes_the_whole_way(tmp_path):
 
 def test_the_published_networks_have_a_repository_and_a_view():
     from keras_nfnet.variants import PUBLISHED_TOP1, VARIANTS
-    from keras_nfnet.weights.hub import REPOSITORIES
+    from keras_nfnet.weights.published import REPOSITORIES
 
     assert list(REPOSITORIES) == list(PUBLISHED_TOP1)
     for name in REPOSITORIES:

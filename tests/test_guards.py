@@ -27,7 +27,7 @@ from keras_nfnet.export import (
 from keras_nfnet.models import keras_file
 from keras_nfnet.optimizers import clipped, clipping
 from keras_nfnet.utils import arguments, files
-from keras_nfnet.weights import check, known
+from keras_nfnet.weights import check, published
 from keras_nfnet.weights import files as weight_files
 
 pytestmark = pytest.mark.tensorflow
@@ -132,7 +132,7 @@ def a_flipped_bit_in_our_file_is_found(folder):
         keras_nfnet.weights.load(network(), path)
 
 
-@guards(known, "warn_of_change")
+@guards(published, "warn_of_change")
 def a_changed_file_without_checksum_is_said(folder):
     from safetensors.numpy import load_file, save_file
 
@@ -147,7 +147,7 @@ def a_changed_file_without_checksum_is_said(folder):
         keras_nfnet.weights.load(network(), path)
 
 
-@guards(known, "refuse_other")
+@guards(published, "refuse_other")
 def a_damaged_file_of_the_hubs_cache_is_refused_and_removed(folder):
     path = folder / "model.safetensors"
     keras_nfnet.weights.save(network(), path, layout="timm")
@@ -163,7 +163,7 @@ def a_damaged_file_of_the_hubs_cache_is_refused_and_removed(folder):
     assert not blob.exists()
 
 
-@guards(known, "is_sealed", lambda path: True)
+@guards(published, "is_sealed", lambda path: True)
 def a_flipped_bit_in_our_pickle_is_found(folder):
     path = folder / "F0_haiku.npz"
     keras_nfnet.weights.save(network(), path)

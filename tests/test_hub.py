@@ -19,9 +19,8 @@ from keras_nfnet import NFNet, NFNetConfig, export
 from keras_nfnet.export import onnx_file
 from keras_nfnet.variants import VARIANTS
 from keras_nfnet.weights import load
-from keras_nfnet.weights.hub import REPOSITORIES
-from keras_nfnet.weights.layout import layout_for
-from keras_nfnet.weights.layouts import TIMM
+from keras_nfnet.weights.names import TIMM, layout_for
+from keras_nfnet.weights.published import REPOSITORIES
 from keras_nfnet.weights.structure import expected_shapes
 
 keras_hub = pytest.importorskip(

@@ -10,7 +10,7 @@ import keras_nfnet
 from keras_nfnet import NFNet, NFNetConfig, NFNetF0
 from keras_nfnet.diagnostics import count_macs
 from keras_nfnet.models.keras_file import load_keras_file
-from keras_nfnet.models.without_values import without_values
+from keras_nfnet.models.nfnet import without_values
 
 # Parameters and GMACs at the test size, arXiv:2102.06171, table 1; F7 and
 # the two of F4+ from the released code and the paper's text.

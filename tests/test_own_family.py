@@ -10,9 +10,15 @@ from keras_nfnet.data.preprocessing import preprocess_input
 from keras_nfnet.diagnostics import count_macs
 from keras_nfnet.export import onnx_file, to_onnx
 from keras_nfnet.variants import VARIANTS, NFNetConfig, Stem
-from keras_nfnet.weights import layouts
-from keras_nfnet.weights.layout import CONVOLUTION, DENSE, ECA, HEAD, Layout
-from keras_nfnet.weights.structure import parameters
+from keras_nfnet.weights import names
+from keras_nfnet.weights.names import Layout
+from keras_nfnet.weights.structure import (
+    CONVOLUTION,
+    DENSE,
+    ECA,
+    HEAD,
+    parameters,
+)
 
 # Attention in the middle, one 3×3, a pooled stem and a gain of the branch.
 CONFIG = NFNetConfig(
@@ -52,7 +58,7 @@ NAMES = Layout(
 
 def test_a_family_of_ones_own_goes_the_whole_way(monkeypatch, tmp_path):
     monkeypatch.setitem(VARIANTS, "own_nf_net", CONFIG)
-    monkeypatch.setattr(layouts, "SAFETENSORS", [*layouts.SAFETENSORS, NAMES])
+    monkeypatch.setattr(names, "SAFETENSORS", [*names.SAFETENSORS, NAMES])
     build = {"weights": None, "classes": 4, "classifier_activation": None}
     model = randomized(keras_nfnet.NFNet("own_nf_net", **build))
 

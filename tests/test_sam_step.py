@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from keras_nfnet import SGDAGC, with_agc
 from keras_nfnet.models.classifier import NFNetModel
-from keras_nfnet.models.sam import share_of, uphill
+from keras_nfnet.models.train_step import share_of, uphill
 
 ALMOST_NONE = 1e-7
 SIZE = 12

@@ -183,7 +183,7 @@ def rewrite(kind, path, tree):
     """Writes a tree that need not be sound."""
     from safetensors.numpy import save_file
 
-    from keras_nfnet.weights.layouts import HAIKU, KERAS_H5, OWN, TIMM_DEEP
+    from keras_nfnet.weights.names import HAIKU, KERAS_H5, OWN, TIMM_DEEP
 
     if kind == "deepmind":
         path.write_bytes(pickle.dumps(tree))

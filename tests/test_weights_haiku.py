@@ -10,7 +10,7 @@ from fill import haiku_parameter, images, timm_parameter
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.variants import NFNetConfig
 from keras_nfnet.weights import load, load_haiku_tree, save, to_haiku_tree
-from keras_nfnet.weights.haiku import haiku_names
+from keras_nfnet.weights.names import HAIKU, layout_for
 from keras_nfnet.weights.structure import (
     expected_shapes,
     infer,
@@ -97,10 +97,12 @@ def test_names_order_and_shapes_are_the_published_trees(variant):
         assert list(shapes) == list(published[module])
 
 
-def test_haiku_names_are_by_variable_path(model):
-    names = haiku_names(model)
-    assert len(names) == len(model.trainable_weights)
-    assert names["stem_conv0/kernel"] == ("NFNet/~/stem_conv0", "w")
+def test_every_variable_has_a_haiku_name(model):
+    variables, _ = parameters(model)
+    names = layout_for(variables, HAIKU).names(variables)
+    assert len(set(names.values())) == len(model.trainable_weights)
+    assert variables["stem_conv0/kernel"].path == "stem_conv0/kernel"
+    assert names["stem_conv0/kernel"] == "NFNet/~/stem_conv0:w"
 
 
 def test_variant_is_told_from_the_shapes():

@@ -12,7 +12,8 @@ import warnings
 import pytest
 from test_weights_haiku import CONFIGS, assert_same, build, filled
 
-from keras_nfnet.weights import hub, load, load_haiku_tree, save, to_haiku_tree
+from keras_nfnet.weights import load, load_haiku_tree, save, to_haiku_tree
+from keras_nfnet.weights import published as hub
 
 REPO = "timm/dm_nfnet_f0.dm_in1k"
 
@@ -78,7 +79,7 @@ def test_repositories_are_timms():
 def test_prepared_cache_is_used(published, tmp_path, offline):
     prepared_cache(tmp_path / "hub", published[1])
     script = (
-        "from keras_nfnet.weights.hub import published_weights\n"
+        "from keras_nfnet.weights.published import published_weights\n"
         "print(published_weights('F0'))\n"
     )
     done = subprocess.run(
@@ -99,7 +100,7 @@ def test_prepared_cache_is_used(published, tmp_path, offline):
 
 def test_offline_error_says_which_file_to_put_where(tmp_path):
     script = (
-        "from keras_nfnet.weights.hub import published_weights\n"
+        "from keras_nfnet.weights.published import published_weights\n"
         "try:\n"
         "    published_weights('F0')\n"
         "except ValueError as error:\n"
@@ -126,8 +127,6 @@ def test_offline_error_says_which_file_to_put_where(tmp_path):
 def test_imagenet_loads_timms_file(published, monkeypatch):
     import huggingface_hub
 
-    from keras_nfnet.weights import hub as module
-
     model, path = published
     asked = []
 
@@ -144,11 +143,9 @@ def test_imagenet_loads_timms_file(published, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None
     )
-    monkeypatch.setitem(module.REPOSITORIES, "tiny", REPO)
-    from keras_nfnet.weights.load import load_pretrained, pretrained_path
-
+    monkeypatch.setitem(hub.REPOSITORIES, "tiny", REPO)
     target = build()
-    load_pretrained(target, pretrained_path("imagenet", "tiny"))
+    load(target, hub.published_weights("tiny"))
     assert asked == [
         f"https://huggingface.co/{REPO}/resolve/main/model.safetensors",
         (REPO, "model.safetensors"),

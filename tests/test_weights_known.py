@@ -13,12 +13,12 @@ from test_weights_haiku import assert_same, build, filled
 
 from keras_nfnet.weights import (
     convert,
-    known,
     load,
     load_haiku_tree,
     save,
     to_haiku_tree,
 )
+from keras_nfnet.weights import published as known
 
 # Of these others write files as well, without our checksums.
 FOREIGN = [kind for kind in KINDS if kind != "own"]

@@ -52,7 +52,7 @@ def constructors():
 
 def overview(rows):
     """The page of all models."""
-    from keras_nfnet.weights.hub import REPOSITORIES
+    from keras_nfnet.weights.published import REPOSITORIES
 
     names = constructors()
     body = []
@@ -234,8 +234,7 @@ def speeds(variant):
 def card(row):
     """The page of one published network."""
     from keras_nfnet.variants import VARIANTS
-    from keras_nfnet.weights.hub import REPOSITORIES
-    from keras_nfnet.weights.known import PUBLISHED
+    from keras_nfnet.weights.published import PUBLISHED, REPOSITORIES
 
     variant = row["variant"]
     config, repository = VARIANTS[variant], REPOSITORIES[variant]
@@ -321,7 +320,7 @@ A download is compared with the SHA-256 that the hub announces.
 
 def pages(rows):
     """`{file name: text}` of all pages."""
-    from keras_nfnet.weights.hub import REPOSITORIES
+    from keras_nfnet.weights.published import REPOSITORIES
 
     found = {"index.md": overview(rows)}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Prints `PINNED` of `keras_nfnet/weights/hub.py`, as the hub has it now.
+"""Prints `PINNED` of `keras_nfnet/weights/published.py`, as the hub has it now.
 
     python tools/pin_hub.py
 
@@ -10,7 +10,7 @@ import argparse
 
 import huggingface_hub
 
-from keras_nfnet.weights.hub import FILE, REPOSITORIES
+from keras_nfnet.weights.published import FILE, REPOSITORIES
 
 
 def main():

@@ -62,7 +62,7 @@ def counted(name):
     """`(parameters, multiplications)` of an image of the training size."""
     import keras_nfnet
     from keras_nfnet.diagnostics.cost import count_macs
-    from keras_nfnet.models.without_values import without_values
+    from keras_nfnet.models.nfnet import without_values
 
     model = without_values(lambda: keras_nfnet.NFNet(name, weights=None))
     size = keras_nfnet.VARIANTS[name].train_size

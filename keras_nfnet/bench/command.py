@@ -140,7 +140,7 @@ def _prepared(options, rows, folder):
     import keras_nfnet
     from keras_nfnet import export, weights
     from keras_nfnet.models.keras_file import load_keras_file
-    from keras_nfnet.weights.hub import REPOSITORIES
+    from keras_nfnet.weights.published import REPOSITORIES
 
     _say(f"building {options.model}")
     is_file = options.model.endswith(".keras")

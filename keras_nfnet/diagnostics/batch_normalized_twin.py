@@ -33,8 +33,8 @@ from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.layers.pooling import GlobalAveragePooling
 from keras_nfnet.models.body import body
 from keras_nfnet.models.classifier import NFNetModel
-from keras_nfnet.models.inputs import check_arguments
 from keras_nfnet.models.nf_block import NFBlock
+from keras_nfnet.models.nfnet import check_arguments
 from keras_nfnet.utils.types import Shape, Tensor
 
 # As ResNets have it; Keras's default is 1e-3.

@@ -15,11 +15,10 @@ from keras_nfnet.models.graphs import (
     run_graph,
 )
 from keras_nfnet.models.nf_block import NFBlock
-from keras_nfnet.models.nfnet import NFNet
-from keras_nfnet.models.without_values import without_values
+from keras_nfnet.models.nfnet import NFNet, without_values
 from keras_nfnet.utils.arguments import integer
 from keras_nfnet.variants import PUBLISHED_TOP1, VARIANTS
-from keras_nfnet.weights.hub import REPOSITORIES
+from keras_nfnet.weights.published import REPOSITORIES
 
 _TRANSPOSED = (
     keras.layers.Conv1DTranspose,

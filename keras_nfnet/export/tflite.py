@@ -30,7 +30,7 @@ from keras_nfnet.utils.types import (
     Size,
     Tensor,
 )
-from keras_nfnet.weights.bounds import one_line
+from keras_nfnet.weights.check import one_line
 
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
 

@@ -17,8 +17,8 @@ except ModuleNotFoundError as error:
 
 from keras_nfnet.hub import timm_folder
 from keras_nfnet.hub.backbone import NFNetBackbone
-from keras_nfnet.hub.classifier import NFNetImageClassifier
-from keras_nfnet.hub.images import (
+from keras_nfnet.hub.classifier import (
+    NFNetImageClassifier,
     NFNetImageClassifierPreprocessor,
     NFNetImageConverter,
 )

@@ -71,7 +71,7 @@ class NFNetBackbone(keras_hub.models.FeaturePyramidBackbone):
                 input_shape=image_shape,
                 output_stride=output_stride,
             )
-        kwargs.setdefault("name", _name(variant))
+        kwargs.setdefault("name", default_name(variant) if variant else "nfnet")
         super().__init__(
             inputs=model.input, outputs=model.output, dtype=dtype, **kwargs
         )
@@ -140,10 +140,6 @@ def _configuration(config):
             refuse("config", config, "fields of an `NFNetConfig`", error)
     config, variant = configuration(config)
     return config, variant or presets.variant_of(config)
-
-
-def _name(variant):
-    return default_name(variant) if variant else "nfnet"
 
 
 @contextlib.contextmanager

@@ -1,24 +1,36 @@
-"""Writes a preset whole or not at all, with its model card."""
+"""Writes a preset whole or not at all, with a model card for the hub."""
 
+import contextlib
 import contextvars
+import dataclasses
 import fnmatch
 import os
 
 import numpy as np
 from keras import ops
 
-from keras_nfnet.hub.card import CARD, model_card
+from keras_nfnet.architecture import Architecture, NFNetConfig
+from keras_nfnet.diagnostics.cost import count_macs
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.utils.arguments import path, text
 from keras_nfnet.utils.files import place, staged
 from keras_nfnet.variants import VARIANTS
-from keras_nfnet.weights.hub import published_weights, repository
-from keras_nfnet.weights.known import digest_of
-from keras_nfnet.weights.layout import HEAD, is_head
+from keras_nfnet.version import __version__
 from keras_nfnet.weights.load import load
-from keras_nfnet.weights.structure import parameters
+from keras_nfnet.weights.published import (
+    digest_of,
+    published_weights,
+    repository,
+)
+from keras_nfnet.weights.structure import HEAD, is_head, parameters
 
 _CONFIG = "config.json"
+_CARD = "README.md"
+_TAGS = ("keras-hub", "nfnet", "normalizer-free", "arxiv:2102.06171")
+_TAGS_OF_TASK = {
+    "image-classification": "ImageClassifier",
+    "image-feature-extraction": "Backbone",
+}
 # What keras-hub would read of an earlier preset beside a new one.
 _OF_ANOTHER = ("task.json", "task.weights.h5", "model*.weights.*")
 # A task's preset holds its backbone's, which keras-hub writes by the
@@ -65,9 +77,9 @@ def save(model, write, preset_dir, source, license):
             name: os.path.getsize(os.path.join(folder, name))
             for name in os.listdir(folder)
         }
-        with open(os.path.join(folder, CARD), "w", encoding="utf-8") as file:
-            file.write(model_card(model, compared, license, sizes))
-        names = {*sizes, CARD}
+        with open(os.path.join(folder, _CARD), "w", encoding="utf-8") as file:
+            file.write(_model_card(model, compared, license, sizes))
+        names = {*sizes, _CARD}
         _refuse_a_mixture(target, names)
         others += [os.path.join(target, name) for name in names - {_CONFIG}]
 
@@ -120,42 +132,32 @@ def _compared(model, source):
         variant = backbone.variant
         name, source = repository(variant), published_weights(variant)
     source = os.fspath(path("source", source, "the path of a file"))
-    fresh = NFNet(
-        backbone.config,
-        include_top=False,
-        weights=None,
-        input_shape=backbone.image_shape,
-    )
-    load(fresh, source)
-    theirs, _ = parameters(fresh)
-    if not _same(found, theirs):
+    if not _same(found, _loaded(backbone, source)):
         raise ValueError(
             "`source` must be the file that the values came from, or `None`. "
             f"Received: source={source!r}, whose values are others"
         )
-    heads = [key for key in found if is_head(key)]
-    return (
-        name or os.path.basename(source),
-        digest_of(source),
-        bool(heads) and _has_head(found, backbone, source),
-    )
+    has_head, bias = False, found.get(f"{HEAD}/bias")
+    if bias is not None:
+        # Not where the file has another number of classes, or none.
+        with contextlib.suppress(ValueError):
+            theirs = _loaded(backbone, source, bias.shape[0])
+            heads = {key: theirs[key] for key in theirs if is_head(key)}
+            has_head = _same(heads, found)
+    return name or os.path.basename(source), digest_of(source), has_head
 
 
-def _has_head(found, backbone, source):
-    """Whether the classifier's values are the file's too."""
-    bias = found[f"{HEAD}/bias"]
-    whole = NFNet(
+def _loaded(backbone, source, classes=None):
+    """The variables of a network with the values of a file, by key."""
+    model = NFNet(
         backbone.config,
+        include_top=classes is not None,
         weights=None,
         input_shape=backbone.image_shape,
-        classes=bias.shape[0],
+        classes=classes or 1,
     )
-    try:
-        load(whole, source)
-    except ValueError:  # Another number of classes, or none.
-        return False
-    theirs, _ = parameters(whole)
-    return _same({k: v for k, v in theirs.items() if is_head(k)}, found)
+    load(model, source)
+    return parameters(model)[0]
 
 
 def _same(some, others):
@@ -167,3 +169,142 @@ def _same(some, others):
 
 def _values(variable):
     return np.asarray(ops.convert_to_numpy(variable), "float32")
+
+
+def _model_card(model, compared, license, sizes):
+    """The text of a model card: only what is known of the model.
+
+    Args:
+        model: An `NFNetBackbone` or `NFNetImageClassifier`.
+        compared: `(name, SHA-256, whether the classifier's are its too)` of
+            the file that the values were compared with, or `None`.
+        license: Of the values, or `None` if it is not known.
+        sizes: `{name: bytes}` of the preset's files.
+
+    Returns:
+        Markdown with a YAML header.
+    """
+    backbone = getattr(model, "backbone", model)
+    is_task = backbone is not model
+    task = "image-classification" if is_task else "image-feature-extraction"
+    name = backbone.variant
+    title = "A Normalizer-Free Network"
+    if name:
+        title = f"Normalizer-Free Network {name}"
+    tags = (*_TAGS, "arxiv:2101.08692", task)
+    return f"""\
+---
+library_name: keras-hub
+license: {license or "unknown"}
+pipeline_tag: {task}
+tags:
+{_lines(f"- {tag}" for tag in tags)}---
+
+# {title}
+
+An image classifier without batch normalization, after Brock et al. 2021 \
+([2102.06171](https://arxiv.org/abs/2102.06171), \
+[2101.08692](https://arxiv.org/abs/2101.08692))\
+{"." if is_task else ", without its classifier."}
+
+```python
+import keras_hub
+import keras_nfnet.hub  # pip install 'keras-nfnet[hub]'
+
+model = keras_hub.models.{_TAGS_OF_TASK[task]}.from_preset("hf://USER/NAME")
+```
+
+## Architecture
+
+{_table(_architecture(model, backbone, is_task))}
+## Sizes
+
+{_table(_sizes(model, backbone, sizes))}
+{_images(model)}## Values
+
+{_lines(_values_said(compared, license, is_task))}"""
+
+
+def _lines(lines):
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _table(rows):
+    rows = (f"| {a} | {b} |" for a, b in rows)
+    return _lines(["| | |", "|---|---|", *rows])
+
+
+def _architecture(model, backbone, is_task):
+    """All fields that are not their defaults, and what is beside them."""
+    defaults = {f.name: f.default for f in dataclasses.fields(NFNetConfig)}
+    rows = [("network", backbone.variant or "a configuration of one's own")]
+    for field in dataclasses.fields(Architecture):
+        value = getattr(backbone.config, field.name)
+        if value != defaults[field.name]:
+            rows.append((f"`{field.name}`", f"`{value}`"))
+    rows.append(("`image_shape`", f"`{backbone.image_shape}`"))
+    if backbone.output_stride != 32:
+        rows.append(("`output_stride`", f"`{backbone.output_stride}`"))
+    if is_task:
+        rows += [
+            ("classes", model.num_classes),
+            ("activation", f"`{model.activation}` (`None`: logits)"),
+        ]
+    return rows
+
+
+def _sizes(model, backbone, sizes):
+    config, (height, width, _) = backbone.config, backbone.image_shape
+    sides = [(side, side) for side in (config.train_size, config.test_size)]
+    if height and width:
+        sides = [(height, width)]
+    rows = [("parameters", f"{model.count_params():,}")]
+    for side in dict.fromkeys(sides):
+        if side[0]:
+            gmacs = count_macs(model, *side) / 1e9
+            rows.append((f"GMACs at {side[0]}×{side[1]} px", f"{gmacs:.2f}"))
+    weights = sum(n for name, n in sizes.items() if name.endswith(".h5"))
+    return [*rows, ("bytes of the weights", f"{weights:,}")]
+
+
+def _images(model):
+    preprocessor = getattr(model, "preprocessor", None)
+    converter = getattr(preprocessor, "image_converter", None)
+    if converter is None:
+        return ""
+    return f"""\
+## Images
+
+RGB, 0–255. The preprocessor brings them to \
+{converter.image_size or "no other size"} \
+(`margin={getattr(converter, "margin", None)}`), multiplies the channels by \
+{_short(converter.scale)} and adds {_short(converter.offset)}.
+
+"""
+
+
+def _short(values):
+    return [round(float(value), 6) for value in np.atleast_1d(values)]
+
+
+def _values_said(compared, license, is_task):
+    source = "Not stated; not compared with any published file."
+    if compared:
+        name, digest, has_head = compared
+        what = "every value of the network"
+        if is_task and has_head:
+            what += ", its classifier's too,"
+        elif is_task:
+            what += " but its classifier's, which are others,"
+        source = (
+            f"`{name}` (SHA-256 `{digest}`): {what} was compared with that "
+            "file when this preset was written, and is the same."
+        )
+    return [
+        f"- **Source**: {source}",
+        f"- **Licence**: {license or 'not stated'} (of the values; the code "
+        "is Apache-2.0).",
+        "- **Checked**: read back when it was written, all arrays the same "
+        "bit for bit. Accuracy: not measured for this preset.",
+        f"- **Written by**: keras-nfnet {__version__}.",
+    ]

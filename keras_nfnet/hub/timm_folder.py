@@ -15,7 +15,7 @@ from keras_nfnet.utils.arguments import fraction, integer
 from keras_nfnet.variants import variant_named
 from keras_nfnet.weights.load import load
 
-# keras-hub's protocol of a converter: this, and three functions below.
+# keras-hub's protocol of a converter: this, and two functions below.
 backbone_cls = NFNetBackbone
 
 
@@ -82,11 +82,6 @@ def convert_backbone_config(config):
         "config": _variant(config),
         "image_shape": (None, None, integer("input_size", channels)),
     }
-
-
-def convert_weights(backbone, loader, config):
-    """Loads all values of a backbone from timm's file, or none."""
-    load(backbone, _weights(loader.preset))
 
 
 def convert_head(task, loader, config):

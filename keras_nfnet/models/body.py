@@ -1,4 +1,6 @@
-"""Stem, blocks and last convolution: a network's one description in layers.
+"""Stem, blocks and last convolution, and the feature maps between them.
+
+`body` is a network's one description in layers.
 
 What is counted through a network (expected variances, depth rates,
 bottlenecks, dilations) is in `variants.py`; what a block is, in
@@ -6,13 +8,16 @@ bottlenecks, dilations) is in `variants.py`; what a block is, in
 """
 
 import math
+from collections.abc import Sequence
 
 import keras
 
 from keras_nfnet.layers import ScaledActivation, ScaledWSConv2D
 from keras_nfnet.layers.convolution import convolution_options
 from keras_nfnet.layers.pooling import SymmetricMaxPooling
+from keras_nfnet.layers.rematerialization import NotRecomputed
 from keras_nfnet.models.nf_block import NFBlock
+from keras_nfnet.utils.arguments import refuse
 
 
 def body(apply, x, architecture, output_stride=32):
@@ -114,3 +119,79 @@ def pyramid(model, by_stride=False):
 def channels_of(model):
     """Channels of each of a model's `pyramid_outputs`, in their order."""
     return [level.shape[-1] for level in model.pyramid_outputs.values()]
+
+
+@keras.saving.register_keras_serializable(package="keras_nfnet")
+class FeatureMaps(NotRecomputed, keras.Model):
+    """A functional model whose outputs are feature maps by level.
+
+    Build one with `keras_nfnet.features`.
+    """
+
+    @property
+    def pyramid_outputs(self):
+        """The outputs: `{"P2": …, …}`, Keras tensors."""
+        return dict(self.output)
+
+    @property
+    def hidden_dims(self):
+        """Channels of each level, by which keras-hub's SegFormer asks."""
+        return channels_of(self)
+
+
+# Keras's HDF5 files name a model's class without its package.
+keras.saving.get_custom_objects()[FeatureMaps.__name__] = FeatureMaps
+
+
+def features(
+    model: keras.Model, levels: Sequence[str] | None = None
+) -> keras.Model:
+    """A model of the same layers whose outputs are feature maps.
+
+    Args:
+        model: A model that `keras_nfnet.NFNet` or a variant's constructor
+            built.
+        levels: Names of `model.pyramid_outputs`, such as `("P3", "P4",
+            "P5")`, or `None` for all.
+
+    Returns:
+        A `keras.Model` with a dictionary of outputs, `(batch, height,
+        width, channels)` each; level `Pn` has the stride `2**n`, or the
+        `output_stride` of the model where that is smaller. It shares its
+        layers and values with `model`, and has `pyramid_outputs` too.
+
+    Raises:
+        ValueError: If `model` is another model or has no such level.
+
+    Example:
+
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None)
+    >>> backbone = keras_nfnet.features(model, ("P2", "P3"))
+    >>> maps = backbone(keras.random.normal((1, 64, 64, 3)))
+    >>> {level: keras.ops.shape(map) for level, map in maps.items()}
+    {'P2': (1, 16, 16, 32), 'P3': (1, 8, 8, 128)}
+
+    Reference: Lin et al., arXiv:1612.03144, of the levels' names.
+    """
+    outputs = getattr(model, "pyramid_outputs", None)
+    if not outputs:
+        raise ValueError(
+            "`model` must be a model that `keras_nfnet.NFNet` or a variant's "
+            f"constructor built. Received: model={model!r}"
+        )
+    if levels is None:
+        levels = tuple(outputs)
+    if isinstance(levels, str):
+        levels = (levels,)
+    if (
+        not isinstance(levels, list | tuple)
+        or not levels
+        or any(level not in outputs for level in levels)
+    ):
+        refuse("levels", levels, f"of {', '.join(outputs)}")
+    return FeatureMaps(
+        model.input,
+        {level: outputs[level] for level in levels},
+        name=f"{model.name}_features",
+    )

@@ -9,10 +9,7 @@ from keras_nfnet.layers.rematerialization import (
     keep_results_of_others,
 )
 from keras_nfnet.models.body import channels_of, pyramid
-from keras_nfnet.models.skipped_steps import (
-    LeavesOutSkippedSteps,
-    skipped_steps,
-)
+from keras_nfnet.models.train_step import skipped_steps
 from keras_nfnet.optimizers.composed import (
     clipped_fraction,
     parts_of,
@@ -23,27 +20,15 @@ from keras_nfnet.utils.types import Tensor
 
 if keras.backend.backend() == "tensorflow":
     from keras_nfnet.models.tensorflow_step import TrainingStep
-elif keras.backend.backend() == "jax":
-    from keras_nfnet.models.jax_step import TrainingStep
-elif keras.backend.backend() == "torch":
-    from keras_nfnet.models.torch_step import TrainingStep
 else:
-
-    class TrainingStep:
-        """Other backends do not train."""
-
-        def refuse_what_the_engine_cannot(self):
-            """Nothing is known of other backends."""
-
+    from keras_nfnet.models.train_step import TrainingStep
 
 # Where a variable of an NFNet belongs in the logs `clipped_…`.
 _STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
-class NFNetModel(
-    NotRecomputed, LeavesOutSkippedSteps, TrainingStep, keras.Model
-):
+class NFNetModel(NotRecomputed, TrainingStep, keras.Model):
     """A functional Keras model that trains as the papers train.
 
     Build one with `keras_nfnet.NFNet` or a variant such as

@@ -4,36 +4,36 @@ import dataclasses
 import inspect
 from typing import Any
 
-from keras_nfnet.models.nfnet import ARGUMENTS, ChangedVariant, NFNet
+from keras_nfnet.models.nfnet import ChangedVariant, NFNet
 from keras_nfnet.utils.arguments import boolean
 from keras_nfnet.utils.types import Constructor, ResNetConstructor
 from keras_nfnet.variants import VARIANTS, default_name
 
-_USE_SE = """        use_se: Whether every block ends in squeeze-and-excite. Its
-            hidden channels are a quarter of the block's.
+_USE_SE = """    use_se: Whether every block ends in squeeze-and-excite. Its
+        hidden channels are a quarter of the block's.
 """
+# What `NFNet` says of its arguments, without the first.
+_, _, _ARGUMENTS = inspect.cleandoc(NFNet.__doc__ or "").partition(
+    "`keras_nfnet.NFNetConfig`.\n"
+)
+_ARGUMENTS, _, _ = _ARGUMENTS.partition("\nExample:")
 
 
 def _signature(variant):
-    parameters = []
-    for parameter in inspect.signature(NFNet).parameters.values():
-        if parameter.name == "name":
-            parameter = parameter.replace(default=default_name(variant))
-        if parameter.name != "config":
-            parameters.append(parameter)
-    if variant.startswith("ResNet"):
-        parameters.append(
-            inspect.Parameter(
-                "use_se",
-                inspect.Parameter.KEYWORD_ONLY,
-                default=False,
-                annotation=bool,
-            )
-        )
-    return inspect.Signature(
-        parameters,
-        return_annotation=inspect.signature(NFNet).return_annotation,
+    signature = inspect.signature(NFNet)
+    parameters = dict(signature.parameters)
+    del parameters["config"]
+    parameters["name"] = parameters["name"].replace(
+        default=default_name(variant)
     )
+    if variant.startswith("ResNet"):
+        parameters["use_se"] = inspect.Parameter(
+            "use_se",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=bool,
+        )
+    return signature.replace(parameters=parameters.values())
 
 
 def _constructor(name: str, variant: str, reference: str) -> Any:
@@ -49,27 +49,25 @@ def _constructor(name: str, variant: str, reference: str) -> Any:
         return NFNet(config, **arguments)
 
     row = VARIANTS[variant]
-    documented = ARGUMENTS
+    documented = _ARGUMENTS
     if "use_se" in signature.parameters:
-        documented = ARGUMENTS.replace(
-            "\n    Returns:", f"{_USE_SE}\n    Returns:", 1
-        )
+        documented = documented.replace("\nReturns:", f"{_USE_SE}\nReturns:", 1)
     construct.__signature__ = signature
     construct.__name__ = construct.__qualname__ = name
-    construct.__doc__ = (
-        f"Builds the network {variant}.\n\n    Trained at {row.train_size} "
-        f"px, evaluated at {row.test_size} px.\n"
-        + documented
-        + f"""
-    Example:
+    construct.__doc__ = f"""Builds the network {variant}.
 
-    >>> model = keras_nfnet.{name}(weights=None, classes=10)
-    >>> model.output_shape
-    (None, 10)
+Trained at {row.train_size} px, evaluated at {row.test_size} px.
 
-    Reference: {reference}
-    """
-    )
+Args:
+{documented}
+Example:
+
+>>> model = keras_nfnet.{name}(weights=None, classes=10)
+>>> model.output_shape
+(None, 10)
+
+Reference: {reference}
+"""
     return construct
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 # What the file names must be known to Keras.
 from keras_nfnet.models import nfnet  # noqa: F401
-from keras_nfnet.models.without_values import without_values
-from keras_nfnet.weights.bounds import check_size, one_line
-from keras_nfnet.weights.hdf5 import SafeHDF5
+from keras_nfnet.models.nfnet import without_values
+from keras_nfnet.weights.check import check_size, one_line
+from keras_nfnet.weights.files import SafeHDF5
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MEMBERS = ("metadata.json", _CONFIG, _WEIGHTS)

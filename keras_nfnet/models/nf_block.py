@@ -215,7 +215,7 @@ class NFBlock(keras.layers.Layer):
             groups=groups,
             dilation_rate=self.first_dilation,
         )
-        self.conv1b = None
+        self.conv1b = self.pool = self.conv_shortcut = None
         if self.use_two_convs:
             self.conv1b = self._convolution(
                 "conv1b",
@@ -260,8 +260,6 @@ class NFBlock(keras.layers.Layer):
                 keras.layers.Rescaling, "rescale", self.alpha
             )
         self.add = self._part(keras.layers.Add, "add")
-        self.pool = None
-        self.conv_shortcut = None
 
     def _convolution(self, name, filters, kernel_size=1, **kwargs):
         return self._part(

@@ -1,9 +1,13 @@
 """The builder of all networks: configuration → model.
 
+Its arguments are those of `keras.applications`.
+
 Reference: Brock et al. 2021, arXiv:2102.06171 and arXiv:2101.08692.
 """
 
 import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import keras
@@ -14,9 +18,17 @@ from keras_nfnet.layers.pooling import GlobalAveragePooling
 from keras_nfnet.layers.sharding import creating
 from keras_nfnet.models.body import body
 from keras_nfnet.models.classifier import NFNetModel
-from keras_nfnet.models.inputs import check_arguments, input_for
 from keras_nfnet.models.nf_block import call_layer
-from keras_nfnet.utils.arguments import one_of, positive, text
+from keras_nfnet.utils.arguments import (
+    boolean,
+    integer,
+    looked_up,
+    one_of,
+    path,
+    positive,
+    refuse,
+    text,
+)
 from keras_nfnet.utils.types import Activation, Path, Shape, Tensor
 from keras_nfnet.variants import (
     VARIANTS,
@@ -25,8 +37,30 @@ from keras_nfnet.variants import (
     variant_named,
 )
 
-ARGUMENTS = """
+
+def NFNet(
+    config: str | NFNetConfig,
+    include_top: bool = True,
+    weights: Path | None = "imagenet",
+    input_tensor: Tensor | None = None,
+    input_shape: Shape | None = None,
+    pooling: Literal["avg", "max"] | None = None,
+    classes: int = 1000,
+    classifier_activation: Activation | None = "softmax",
+    name: str | None = None,
+    *,
+    drop_rate: float | None = None,
+    stochastic_depth_rate: float | None = None,
+    activation: Activation | None = None,
+    width: float = 1.0,
+    output_stride: int = 32,
+) -> NFNetModel:
+    """Builds a Normalizer-Free Network.
+
     Args:
+        config: A name of `keras_nfnet.VARIANTS`, such as `"F0"`,
+            `"ResNet-50"` or `"eca_nfnet_l0"`, or a
+            `keras_nfnet.NFNetConfig`.
         include_top: Whether to end in the classifier. Without it, the model
             ends in the feature maps of the last activation.
         weights: `"imagenet"` (published values from the Hugging Face hub),
@@ -64,26 +98,16 @@ ARGUMENTS = """
         ValueError: If an argument is not as above, or a file does not fit.
         WeightsFileError: If the file cannot be read or fetched; an
             `OSError` and a `ValueError`.
-"""
 
+    Example:
 
-def NFNet(
-    config: str | NFNetConfig,
-    include_top: bool = True,
-    weights: Path | None = "imagenet",
-    input_tensor: Tensor | None = None,
-    input_shape: Shape | None = None,
-    pooling: Literal["avg", "max"] | None = None,
-    classes: int = 1000,
-    classifier_activation: Activation | None = "softmax",
-    name: str | None = None,
-    *,
-    drop_rate: float | None = None,
-    stochastic_depth_rate: float | None = None,
-    activation: Activation | None = None,
-    width: float = 1.0,
-    output_stride: int = 32,
-) -> NFNetModel:
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> model.output_shape
+    (None, 10)
+
+    Reference: arXiv:2102.06171, section 5.
+    """
     config, variant = configuration(config)
     overrides = {
         "drop_rate": drop_rate,
@@ -111,12 +135,14 @@ def NFNet(
             '`weights="imagenet"` needs a published variant: give its name, '
             f"one of {', '.join(VARIANTS)}. Received: config={config!r}"
         )
-    image, inputs = input_for(input_tensor, input_shape)
+    image, inputs = _input_for(input_tensor, input_shape)
     if weights is not None:
-        from keras_nfnet.weights.load import load_pretrained, pretrained_path
+        from keras_nfnet.weights.load import load_into, published_weights
+        from keras_nfnet.weights.structure import parameters
 
-        # First: a file that cannot be had costs no building.
-        weights = pretrained_path(weights, variant)
+        # First: a file that cannot be downloaded costs no building.
+        if weights == "imagenet":
+            weights = published_weights(variant)
     if text("name", name, optional=True) is None:
         name = default_name(variant) if variant else "nfnet"
 
@@ -150,29 +176,8 @@ def NFNet(
 
     model = built_while_drawing(construct)
     if weights is not None:
-        load_pretrained(model, weights)
+        load_into(parameters(model)[0], weights)
     return model
-
-
-NFNet.__doc__ = (
-    """Builds a Normalizer-Free Network.
-
-    Args:
-        config: A name of `keras_nfnet.VARIANTS`, such as `"F0"`,
-            `"ResNet-50"` or `"eca_nfnet_l0"`, or a
-            `keras_nfnet.NFNetConfig`."""
-    + ARGUMENTS.replace("\n    Args:", "", 1)
-    + """
-    Example:
-
-    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
-    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
-    >>> model.output_shape
-    (None, 10)
-
-    Reference: arXiv:2102.06171, section 5.
-    """
-)
 
 
 class ChangedVariant(NamedTuple):
@@ -195,3 +200,124 @@ def configuration(config):
             f"of {', '.join(VARIANTS)}. Received: config={config!r}"
         )
     return VARIANTS[variant], variant
+
+
+def without_values(build):
+    """Builds a model whose variables have shapes and no values.
+
+    Good for counting: F7+ would take 3.3 GB. The model cannot be called.
+
+    It is built in a thread of its own. Keras lists such variables by thread,
+    and gives all those of a thread their values when it next leaves a
+    stateless scope there: 22 GB for the whole family. A thread starts with
+    Keras's defaults, so that names are numbered from the start.
+
+    Args:
+        build: Function of no arguments that returns the model.
+
+    Returns:
+        What `build` returns.
+
+    Raises:
+        As `build` does.
+    """
+    policy = keras.config.dtype_policy()
+
+    def run():
+        keras.config.set_dtype_policy(policy)
+        with keras.StatelessScope(initialize_variables=False):
+            return build()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
+
+
+def check_arguments(
+    *,
+    include_top,
+    weights,
+    pooling,
+    classes,
+    classifier_activation,
+    input_shape,
+    input_tensor,
+):
+    """Refuses arguments that do not fit, each with one clear error."""
+    boolean("include_top", include_top)
+    integer("classes", classes)
+    one_of("pooling", pooling, (None, "avg", "max"))
+    if weights is not None and weights != "imagenet":
+        expected = '`None`, "imagenet" or the path of a file'
+        path("weights", weights, expected)
+        if os.path.isdir(weights):
+            refuse("weights", weights, "a file; this is a directory")
+        if not os.path.exists(weights):
+            refuse("weights", weights, f"{expected} that exists")
+    if weights == "imagenet" and include_top and classes != 1000:
+        raise ValueError(
+            'With `weights="imagenet"` and `include_top=True`, `classes` '
+            "must be 1000. For another number of classes use "
+            "`include_top=False` and add a head, or build with "
+            "`weights=None` and call `keras_nfnet.weights.load(model, "
+            f'"imagenet", new_head=True)`. Received: classes={classes}'
+        )
+    if include_top:
+        activation = looked_up(
+            "classifier_activation",
+            classifier_activation,
+            keras.activations.get,
+            "an activation",
+            optional=True,
+        )
+        allowed = (keras.activations.softmax, keras.activations.linear)
+        if weights == "imagenet" and activation not in allowed:
+            raise ValueError(
+                'With `weights="imagenet"` and `include_top=True`, '
+                '`classifier_activation` must be `None` or "softmax". '
+                "Received: classifier_activation="
+                f"{classifier_activation!r}"
+            )
+    if input_shape is not None:
+        _check_shape("input_shape", input_shape)
+    if input_tensor is not None and keras.utils.is_keras_tensor(input_tensor):
+        _check_shape("input_tensor", input_tensor.shape[1:])
+
+
+def _check_shape(name, shape):
+    try:
+        sides = tuple(
+            integer(name, side, optional=True) for side in tuple(shape)
+        )
+    except (TypeError, ValueError):
+        sides = ()
+    if len(sides) != 3 or sides[-1] is None:
+        refuse(
+            name,
+            shape,
+            "(height, width, channels), channels last, with `None` for any "
+            "height or width",
+        )
+
+
+def _input_for(input_tensor, input_shape):
+    """The image tensor to build on, and the model's inputs."""
+    if input_tensor is None:
+        shape = (None, None, 3) if input_shape is None else input_shape
+        image = keras.Input(tuple(shape), name="images")
+        return image, image
+    if not keras.utils.is_keras_tensor(input_tensor):
+        refuse(
+            "input_tensor",
+            input_tensor,
+            "a Keras tensor, such as the output of `keras.Input`",
+        )
+    if input_shape is not None and tuple(input_shape) != tuple(
+        input_tensor.shape[1:]
+    ):
+        raise ValueError(
+            "`input_shape` and `input_tensor` disagree. Received: "
+            f"input_shape={input_shape}, input_tensor of shape "
+            f"{tuple(input_tensor.shape)}"
+        )
+    inputs = keras.utils.get_source_inputs(input_tensor)
+    return input_tensor, inputs[0] if len(inputs) == 1 else inputs

@@ -5,7 +5,7 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from keras_nfnet.models.stateful_step import StatefulStep
+from keras_nfnet.models.train_step import StatefulStep
 from keras_nfnet.optimizers.composed import parts_of
 
 

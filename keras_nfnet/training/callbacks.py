@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_nfnet.models.classifier import clipped_by_stage
-from keras_nfnet.models.skipped_steps import skipped_steps
+from keras_nfnet.models.train_step import skipped_steps
 from keras_nfnet.training.ema import ema_model
 from keras_nfnet.training.state import restore_state, state_of
 from keras_nfnet.training.stop import TrainingDiverged, TrainingStopped

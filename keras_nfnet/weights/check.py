@@ -9,8 +9,16 @@ import numpy as np
 from keras_nfnet.utils.files import FileError
 
 WeightsFileError = FileError  # Its name where the file is one of weights.
+# Where the package keeps its checksums: in the metadata of a safetensors
+# file, and as an attribute of each dataset of an HDF5 file.
+CHECKSUMS = "keras_nfnet_checksums"
+CHECKSUM = "keras_nfnet_checksum"
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NAMED = 5  # Entries named in a message before "and N more".
+_LONGEST = 500  # Characters of a message.
+# Arrays are float32 in memory, which doubles float16.
+_MOST_EXPANSION = 4
+_SPARE = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +38,27 @@ class Entry:
     checksum: str | None = None
 
 
-def entry_of(value):
-    """An `Entry` for an array-like."""
-    try:
-        array = np.asarray(value)
-    except Exception as error:
+def one_line(error):
+    """An error's message as one line of bounded length."""
+    text = " ".join(str(error).split())
+    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+
+
+def check_size(sizes, stored):
+    """Refuses arrays that take far more memory than their file.
+
+    Args:
+        sizes: `{name: bytes in memory}`.
+        stored: The file's size in bytes.
+    """
+    total = sum(sizes.values())
+    if total > _MOST_EXPANSION * stored + _SPARE:
+        largest = max(sizes, key=sizes.get)
         raise ValueError(
-            "every parameter must be an array of numbers. Received: "
-            f"{type(value).__name__}"
-        ) from error
-    return Entry(array.shape, array.dtype.name, lambda: array)
+            f"it has {stored} bytes and would take {total} bytes of memory, "
+            f"its {largest} alone {sizes[largest]}"
+        )
 
 
 def checksum_of(array):
@@ -66,37 +85,27 @@ def collect(expected, entries, source, complaint="does not fit the model"):
         ValueError: Naming the entries that are missing, unexpected, of
             another shape or type, damaged, or not finite.
     """
-    problems = [
-        _listing("missing", [n for n in expected if n not in entries]),
-        _listing("unexpected", [n for n in entries if n not in expected]),
-    ]
-    both = [name for name in expected if name in entries]
-    problems.append(
-        _listing(
-            "of another shape",
-            [
+    common = {name: entries[name] for name in expected if name in entries}
+    _refuse(
+        f"{source} {complaint}",
+        {
+            "missing": [name for name in expected if name not in entries],
+            "unexpected": [name for name in entries if name not in expected],
+            "of another shape": [
                 f"{name}: expected {tuple(expected[name])}, received "
-                f"{tuple(entries[name].shape)}"
-                for name in both
-                if tuple(entries[name].shape) != tuple(expected[name])
+                f"{tuple(entry.shape)}"
+                for name, entry in common.items()
+                if tuple(entry.shape) != tuple(expected[name])
             ],
-        )
-    )
-    problems.append(
-        _listing(
-            "not of a floating-point type",
-            [
-                f"{name}: {entries[name].dtype}"
-                for name in both
-                if entries[name].dtype not in _FLOATS
+            "not of a floating-point type": [
+                f"{name}: {entry.dtype}"
+                for name, entry in common.items()
+                if entry.dtype not in _FLOATS
             ],
-        )
+        },
     )
-    _refuse(problems, source, complaint)
-
     arrays, damaged, infinite = {}, [], []
-    for name in expected:
-        entry = entries[name]
+    for name, entry in common.items():
         with np.errstate(over="ignore", invalid="ignore"):
             array = np.asarray(entry.read())
             array = np.ascontiguousarray(array, np.float32).reshape(entry.shape)
@@ -107,29 +116,25 @@ def collect(expected, entries, source, complaint="does not fit the model"):
         elif not np.isfinite(array).all():
             infinite.append(name)
         arrays[name] = array
-    problems = [
-        _listing("not what was saved (checksum)", damaged),
-        _listing("not finite", infinite),
-    ]
-    _refuse(problems, source, "is damaged")
+    _refuse(
+        f"{source} is damaged",
+        {"not what was saved (checksum)": damaged, "not finite": infinite},
+    )
     return arrays
 
 
-def _listing(what, names):
-    if not names:
-        return None
-    text = "; ".join(map(str, names[:_NAMED]))
-    if len(names) > _NAMED:
-        text += f"; and {len(names) - _NAMED} more"
-    return f"{len(names)} {what} ({text})"
-
-
-def _refuse(problems, source, complaint):
-    problems = [problem for problem in problems if problem]
-    if problems:
+def _refuse(problem, named):
+    """Raises if there are names under any of the words of `named`."""
+    listed = []
+    for what, names in named.items():
+        if names:
+            more = len(names) - _NAMED
+            text = "; ".join(names[:_NAMED])
+            text += f"; and {more} more" if more > 0 else ""
+            listed.append(f"{len(names)} {what} ({text})")
+    if listed:
         raise ValueError(
-            f"{source} {complaint}; nothing was loaded. Entries: "
-            + ", ".join(problems)
+            f"{problem}; nothing was loaded. Entries: {', '.join(listed)}"
         )
 
 

@@ -2,29 +2,38 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
 import stat
 
+import h5py
 import numpy as np
 
 from keras_nfnet.utils import arguments
-from keras_nfnet.weights import known, layouts
-from keras_nfnet.weights.bounds import check_size, one_line
-from keras_nfnet.weights.check import Entry, WeightsFileError
-from keras_nfnet.weights.layout import Layout, layout_of
-
-# Where the package keeps its checksums: in the metadata of a safetensors
-# file, and as an attribute of each dataset of an HDF5 file.
-CHECKSUMS = "keras_nfnet_checksums"
-CHECKSUM = "keras_nfnet_checksum"
+from keras_nfnet.weights import names, published
+from keras_nfnet.weights.check import (
+    CHECKSUM,
+    CHECKSUMS,
+    Entry,
+    WeightsFileError,
+    check_size,
+    collect,
+    one_line,
+)
 
 _LONGEST_NAME = 500
 _MOST_ENTRIES = 20_000  # F7+ has 2,000.
 _LONGEST_HEADER = 8 * 2**20  # F7's safetensors header has 0.7 MB.
+_MOST_OBJECTS = 30_000  # F7 has about 8,000 groups and datasets.
+_DEEPEST = 32
+_LONGEST_TEXT = 64
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
+# Protocol 2 and later say so; 0 and 1 start with a mark or an empty
+# dictionary.
+_PICKLE = (b"(", b"}", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _SAFETENSORS_DTYPES = {
     "F16": "float16",
     "BF16": "bfloat16",
@@ -42,44 +51,68 @@ class Contents:
     """An open weights file.
 
     Args:
+        path: Its path.
         layout: How the file names its entries.
         entries: `{name: Entry}`, readable while the file is open.
-        is_sealed: Whether the file has a checksum over all of it, which is
-            right.
+        is_sealed: Whether a checksum over the whole file was right.
     """
 
-    layout: Layout
+    path: str
+    layout: names.Layout
     entries: dict
     is_sealed: bool = False
 
-    def compare_with_known(self, path):
-        """Compares a file without checksums of its own with what is known.
+    @functools.cached_property
+    def shapes(self):
+        """`{key: shape in the model}` of the entries with known names."""
+        return {
+            key: self.layout.model_shape(key, self.entries[name].shape)
+            for name, key in self.layout.keys(self.entries).items()
+        }
 
-        To be called once its values are read and found sound.
+    def without_head(self):
+        """The same without the classifier's entries."""
+        entries = {
+            name: entry
+            for name, entry in self.entries.items()
+            if not self.layout.is_head(name)
+        }
+        return dataclasses.replace(self, entries=entries)
+
+    def read(self, shapes, complaint="does not fit the model"):
+        """`{key: array}` of a network, once all entries are known to fit.
+
+        Args:
+            shapes: `{key: shape}` of the network's parameters.
+            complaint: As for `collect`.
 
         Raises:
-            ValueError: If it is a published file, but damaged.
-            WeightsFileError: If it cannot be read again.
+            ValueError: As `collect`, or if it is a damaged published file.
+            WeightsFileError: If it cannot be read.
         """
-        if self.is_sealed or all(
+        to_file = self.layout.names(shapes)
+        arrays = collect(
+            {
+                to_file[key]: self.layout.shape(key, shape)
+                for key, shape in shapes.items()
+            },
+            self.entries,
+            f"The file {self.path!r} ({self.layout.name} names)",
+            complaint,
+        )
+        if not self.is_sealed and not all(
             entry.checksum for entry in self.entries.values()
         ):
-            return
-        try:
-            known.check(path, is_pickle=self.layout in layouts.HAIKU)
-        except OSError as error:
-            raise WeightsFileError(
-                f"The file {path!r} cannot be read: {one_line(error)}"
-            ) from error
-
-
-def shapes_in(contents):
-    """`{key: shape in the model}` of the entries whose names are known."""
-    layout = contents.layout
-    return {
-        key: layout.model_shape(key, contents.entries[name].shape)
-        for name, key in layout.keys(contents.entries).items()
-    }
+            try:
+                published.compare(self.path, self.layout in names.HAIKU)
+            except OSError as error:
+                raise WeightsFileError(
+                    f"The file {self.path!r} cannot be read: {one_line(error)}"
+                ) from error
+        return {
+            key: self.layout.from_file(key, arrays.pop(to_file[key]))
+            for key in shapes
+        }
 
 
 def path_of(source, argument="weights"):
@@ -104,30 +137,23 @@ def open_weights(source):
     path = path_of(source)
     try:
         mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise ValueError(
-                "`weights` must be a file; this is a directory. "
-                f"Received: weights={path!r}"
-            )
         if not stat.S_ISREG(mode):
+            kind = "an ordinary file"
+            if stat.S_ISDIR(mode):
+                kind = "a file; this is a directory"
             raise ValueError(
-                "`weights` must be an ordinary file. "
-                f"Received: weights={path!r}"
+                f"`weights` must be {kind}. Received: weights={path!r}"
             )
         with open(path, "rb") as file:
             head = file.read(16)
-        known.refuse_damaged(path)
-    except WeightsFileError:
-        raise
-    except FileNotFoundError as error:
-        raise WeightsFileError(
-            f"`weights` must be a file that exists. Received: weights={path!r}"
-        ) from error
     except OSError as error:
+        problem = f"The file cannot be read ({error.strerror})."
+        if isinstance(error, FileNotFoundError):
+            problem = "`weights` must be a file that exists."
         raise WeightsFileError(
-            f"The file cannot be read ({error.strerror}). "
-            f"Received: weights={path!r}"
+            f"{problem} Received: weights={path!r}"
         ) from error
+    published.refuse_damaged(path)
     with contextlib.ExitStack() as stack:
         try:
             contents = _open(path, head, stack)
@@ -161,7 +187,8 @@ def _open(path, head, stack):
     if not head:
         raise ValueError(f"it is empty, not {_KINDS}")
     if head.startswith(_HDF5):
-        return _open_h5(path, stack)
+        layout, entries = names.KERAS_H5, _h5_entries(path, stack)
+        return Contents(path, layout, entries)
     if head.startswith(_ZIP):
         raise ValueError(
             "it is a zip archive. A whole Keras model (.keras) is not "
@@ -176,52 +203,41 @@ def _open(path, head, stack):
             f"loaded here is {_KINDS}"
         )
     if head[8:9] == b"{":
-        return _open_safetensors(path, stack)
-    if _starts_a_pickle(head):
+        entries = _safetensors_entries(path, stack)
+        return Contents(path, _layout_of(entries, names.SAFETENSORS), entries)
+    if head.startswith(_PICKLE):
         from keras_nfnet.weights.pickles import read_haiku_pickle
 
-        is_sealed = known.is_sealed(path)
-        file = stack.enter_context(open(path, "rb"))
-        entries = read_haiku_pickle(file)
-        return _contents(entries, layouts.HAIKU, is_sealed)
+        is_sealed = published.is_sealed(path)
+        entries = read_haiku_pickle(stack.enter_context(open(path, "rb")))
+        layout = _layout_of(entries, names.HAIKU)
+        return Contents(path, layout, entries, is_sealed)
     raise ValueError(f"it is not {_KINDS}")
 
 
-def _contents(entries, among, is_sealed=False):
-    if len(entries) > _MOST_ENTRIES:
-        raise ValueError("it has more entries than any network")
-    return Contents(layout_of(entries, among), entries, is_sealed)
+def _layout_of(entries, layouts):
+    """The layout that knows most of a file's names."""
+    return max(layouts, key=lambda layout: len(layout.keys(entries)))
 
 
-def _starts_a_pickle(head):
-    # Protocol 2 and later say so; 0 and 1 start with a mark or an empty
-    # dictionary.
-    return head[:1] in (b"(", b"}") or head[:2] in (
-        b"\x80\x02",
-        b"\x80\x03",
-        b"\x80\x04",
-        b"\x80\x05",
-    )
-
-
-def _open_safetensors(path, stack):
+def _safetensors_entries(path, stack):
     from safetensors import SafetensorError, safe_open
 
     try:
         _check_header(path)
         file = stack.enter_context(safe_open(path, framework="np"))
-        metadata = file.metadata() or {}
-        slices = {name: file.get_slice(name) for name in file.keys()}
-        checksums = json.loads(metadata.get(CHECKSUMS, "{}"))
-        entries = {
-            name: Entry(
+        checksums = json.loads((file.metadata() or {}).get(CHECKSUMS, "{}"))
+        entries = {}
+        for name in file.keys():
+            part = file.get_slice(name)
+            dtype = part.get_dtype()
+            entries[name] = Entry(
                 tuple(part.get_shape()),
-                _SAFETENSORS_DTYPES.get(part.get_dtype(), part.get_dtype()),
-                _reader(file, name, part.get_dtype()),
+                _SAFETENSORS_DTYPES.get(dtype, dtype),
+                functools.partial(_tensor, file, name, dtype),
                 checksums.get(name, "" if checksums else None),
             )
-            for name, part in slices.items()
-        }
+        return entries
     except (
         SafetensorError,
         ValueError,
@@ -231,7 +247,6 @@ def _open_safetensors(path, stack):
         raise ValueError(
             f"it is not a complete .safetensors file ({error})"
         ) from error
-    return _contents(entries, layouts.SAFETENSORS)
 
 
 def _check_header(path):
@@ -250,21 +265,14 @@ def _unique(pairs):
     return dict(pairs)
 
 
-def _reader(file, name, dtype):
-    def read():
-        array = file.get_tensor(name)
-        if dtype == "BF16":  # NumPy itself cannot cast it.
-            return (array.view("u2").astype("u4") << 16).view("f4")
-        return array
-
-    return read
+def _tensor(file, name, dtype):
+    array = file.get_tensor(name)
+    if dtype == "BF16":  # NumPy itself cannot cast it.
+        return (array.view("u2").astype("u4") << 16).view("f4")
+    return array
 
 
-def _open_h5(path, stack):
-    import h5py
-
-    from keras_nfnet.weights.hdf5 import SafeHDF5
-
+def _h5_entries(path, stack):
     try:
         file = stack.enter_context(h5py.File(path, "r"))
         if "layers" not in file:
@@ -273,37 +281,120 @@ def _open_h5(path, stack):
                 "`model.save_weights` wrote for an NFNet"
             )
         safe = SafeHDF5(file, os.path.getsize(path))
-        entries = {
-            below: Entry(
-                dataset.shape,
-                dataset.dtype.name,
-                _h5_reader(dataset, below),
-                safe.text(dataset, CHECKSUM),
-            )
-            for below, dataset in safe.datasets("layers").items()
-            # Keras keeps the states of random generators here as well.
-            if "/seed_generator" not in below
+        # Keras keeps the states of random generators here as well.
+        datasets = {
+            name: (dataset, safe.text(dataset, CHECKSUM))
+            for name, dataset in safe.datasets("layers").items()
+            if "/seed_generator" not in name
         }
-        if any(entry.checksum for entry in entries.values()):
-            entries = {
-                name: dataclasses.replace(entry, checksum=entry.checksum or "")
-                for name, entry in entries.items()
-            }
     except ValueError:
         raise
     except Exception as error:  # h5py has no error of its own.
         raise ValueError(f"it is a damaged HDF5 file ({error})") from error
-    return Contents(layouts.KERAS_H5, entries)
+    # Where one dataset has a checksum, all must.
+    lacking = "" if any(text for _, text in datasets.values()) else None
+    return {
+        name: Entry(
+            dataset.shape,
+            dataset.dtype.name,
+            functools.partial(_dataset, dataset, name),
+            lacking if text is None else text,
+        )
+        for name, (dataset, text) in datasets.items()
+    }
 
 
-def _h5_reader(dataset, path):
-    def read():
-        try:
-            return np.asarray(dataset[()])
-        except Exception as error:
-            raise ValueError(
-                f"The file is a damaged HDF5 file; nothing was loaded: its "
-                f"{path} cannot be read ({one_line(error)})"
-            ) from error
+def _dataset(dataset, path):
+    try:
+        return np.asarray(dataset[()])
+    except Exception as error:
+        raise ValueError(
+            f"The file is a damaged HDF5 file; nothing was loaded: its "
+            f"{path} cannot be read ({one_line(error)})"
+        ) from error
 
-    return read
+
+class SafeHDF5:
+    """Reads an HDF5 file's structure without trusting it.
+
+    HDF5 can express more than Keras writes: groups that contain each other,
+    links to other files, filters that expand a few bytes to gigabytes, texts
+    that many objects share. All of it is refused.
+
+    Args:
+        file: The open `h5py.File`.
+        size: Its size in bytes.
+    """
+
+    def __init__(self, file, size):
+        self._file = file
+        self._characters = size
+
+    def datasets(self, start="/"):
+        """`{path: dataset}` of all datasets below a group.
+
+        Raises:
+            ValueError: If anything below is not what Keras writes.
+        """
+        found, seen = {}, set()
+        waiting = [(start.strip("/"), self._file[start])]
+        while waiting:
+            path, value = waiting.pop()
+            info = h5py.h5o.get_info(value.id)
+            if (info.fileno, info.addr) in seen:
+                raise ValueError(f"its {path} is in it twice")
+            seen.add((info.fileno, info.addr))
+            if isinstance(value, h5py.Dataset):
+                if value.external or value.is_virtual or value.shape is None:
+                    raise ValueError(
+                        f"its {path} keeps its values somewhere else"
+                    )
+                if value.id.get_create_plist().get_nfilters():
+                    raise ValueError(
+                        f"its {path} is compressed, which Keras never does"
+                    )
+                if value.dtype.hasobject:
+                    raise ValueError(f"its {path} holds no numbers")
+                found[path] = value
+            elif not isinstance(value, h5py.Group):
+                raise ValueError(f"its {path} is neither group nor dataset")
+            else:
+                waiting += self._below(value, path)
+            if len(seen) + len(waiting) > _MOST_OBJECTS:
+                raise ValueError("it has more groups than any weights file")
+        return found
+
+    def _below(self, group, path):
+        if path.count("/") > _DEEPEST:
+            raise ValueError("it is nested deeper than any weights file")
+        found = []
+
+        def note(name):  # Stops at anything but None.
+            found.append(name.decode("utf-8", "replace"))
+            return len(found) > _MOST_OBJECTS or None
+
+        group.id.links.iterate(note)
+        for name in sorted(found, reverse=True):
+            below = f"{path}/{name}".lstrip("/")
+            if "/" in name or not below.isprintable():
+                raise ValueError(f"it has the name {below[-120:]!r}")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"its {below} is a link to somewhere else")
+            yield below, group[name]
+
+    def text(self, dataset, name):
+        """An attribute that is a short text, or `None` if there is none.
+
+        Raises:
+            ValueError: If texts are shared so often that they are longer
+                than the file.
+        """
+        if name not in dataset.attrs:
+            return None
+        if dataset.attrs.get_id(name).shape != ():
+            return ""
+        text = str(dataset.attrs[name])
+        self._characters -= len(text)
+        if self._characters < 0:
+            raise ValueError("it shares texts between datasets")
+        return text if len(text) <= _LONGEST_TEXT else ""

@@ -1,22 +1,26 @@
 """Loading weights into a model: everything is checked, then assigned."""
 
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 
 from keras_nfnet.utils.arguments import boolean
-from keras_nfnet.utils.types import Path
-from keras_nfnet.weights.check import assign, collect
-from keras_nfnet.weights.files import open_weights, path_of, shapes_in
-from keras_nfnet.weights.hub import published_weights
-from keras_nfnet.weights.layout import HEAD, is_head
+from keras_nfnet.utils.types import Path, Tree
+from keras_nfnet.weights.check import Entry, assign, collect
+from keras_nfnet.weights.files import open_weights, path_of
+from keras_nfnet.weights.names import HAIKU, layout_for
+from keras_nfnet.weights.published import published_weights
 from keras_nfnet.weights.structure import (
+    FIRST_KERNEL,
+    HEAD,
     infer,
+    is_head,
     parameters,
     shapes_of,
     variant_of,
+    whole_network,
 )
-
-FIRST_KERNEL = "stem_conv0/kernel"
 
 
 def load(model: keras.Model, source: Path, new_head: bool = False) -> None:
@@ -64,34 +68,33 @@ def load(model: keras.Model, source: Path, new_head: bool = False) -> None:
         )
     if isinstance(source, str) and source == "imagenet":
         source = published_weights(variant_of(shapes_of(variables)))
-    source = path_of(source, "source")
-    _load(variables, source, new_head)
+    load_into(variables, path_of(source, "source"), new_head)
 
 
-def pretrained_path(weights, variant):
-    """The file that a builder's argument `weights` means.
-
-    Args:
-        weights: `"imagenet"` or a path.
-        variant: The variant's name, or `None` for a configuration.
-
-    Raises:
-        ValueError: If none were published for the variant.
-        WeightsFileError: If the published file cannot be had.
-    """
-    if isinstance(weights, str) and weights == "imagenet":
-        return published_weights(variant)
-    return weights
-
-
-def load_pretrained(model, path):
-    """Loads what `pretrained_path` gave into a new model.
-
-    Raises:
-        WeightsFileError, ValueError: As `load`.
-    """
-    variables, _ = parameters(model)
-    _load(variables, path, new_head=False)
+def load_into(variables, path, new_head=False):
+    """Loads a file into the variables of an NFNet, by key; as `load`."""
+    if new_head:
+        variables = {
+            key: value for key, value in variables.items() if not is_head(key)
+        }
+    shapes = shapes_of(variables)
+    with open_weights(path) as contents:
+        if not any(map(is_head, variables)):
+            contents = contents.without_head()
+        try:
+            in_file = _as_in_file(shapes, contents)
+            _refuse_other_head(in_file, contents)
+            values = contents.read(in_file)
+        except ValueError as error:
+            hint = _other_network(shapes, contents)
+            if not hint:
+                raise
+            raise ValueError(f"{error}. {hint}") from error
+    if FIRST_KERNEL in values:
+        values[FIRST_KERNEL] = _adapted_kernel(
+            values[FIRST_KERNEL], shapes[FIRST_KERNEL][2]
+        )
+    assign(variables, values)
 
 
 def classes_in(source):
@@ -109,63 +112,93 @@ def classes_in(source):
     if isinstance(source, str) and source == "imagenet":
         return 1000
     with open_weights(path_of(source)) as contents:
-        shape = shapes_in(contents).get(f"{HEAD}/bias")
+        shape = contents.shapes.get(f"{HEAD}/bias")
     return shape[0] if shape else None
 
 
-def _load(variables, source, new_head):
-    path = path_of(source)
-    if new_head:
-        variables = {
-            key: value for key, value in variables.items() if not is_head(key)
+def load_haiku_tree(model: keras.Model, tree: Tree) -> None:
+    """Loads a parameter tree under DeepMind's names.
+
+    Args:
+        model: An NFNet of this package. One without a classifier takes a
+            tree with or without the classifier's module.
+        tree: `{module: {parameter: array}}`, floating-point, kernels HWIO.
+
+    Raises:
+        ValueError: Naming every entry (the first of many) that is missing,
+            extra, misshapen, of another type or not finite. The model is
+            unchanged then.
+
+    Example:
+
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> tree = keras_nfnet.weights.to_haiku_tree(model)
+    >>> tree["NFNet/~/linear"]["b"][:] = 1
+    >>> keras_nfnet.weights.load_haiku_tree(model, tree)
+    >>> float(model.get_layer("predictions").bias[0])
+    1.0
+
+    Reference: the authors' published `F*_haiku.npz`.
+    """
+    variables = whole_network(model)
+    layout = layout_for(variables, HAIKU)
+    names = layout.names(variables)
+    entries = _entries(tree)
+    if not any(map(is_head, variables)):
+        entries = {
+            name: entry
+            for name, entry in entries.items()
+            if not layout.is_head(name)
         }
-    shapes = shapes_of(variables)
-    with open_weights(path) as contents:
-        layout, entries = contents.layout, contents.entries
-        if not any(is_head(key) for key in variables):
-            entries = {
-                name: entry
-                for name, entry in entries.items()
-                if not layout.is_head(name)
-            }
-        source = f"The file {path!r} ({layout.name} names)"
-        try:
-            names = layout.names(variables)
-            expected = {
-                names[key]: layout.shape(key, shape)
-                for key, shape in _as_in_file(shapes, contents).items()
-            }
-            _refuse_other_head(names, expected, contents, path)
-            arrays = collect(expected, entries, source)
-        except ValueError as error:
-            hint = _other_network(contents, shapes)
-            if not hint:
-                raise
-            raise ValueError(f"{error}. {hint}") from error
-        contents.compare_with_known(path)
-        values = {
-            key: layout.from_file(key, arrays.pop(names[key]))
-            for key in variables
-        }
-    if FIRST_KERNEL in values:
-        values[FIRST_KERNEL] = adapted_kernel(
-            values[FIRST_KERNEL], shapes[FIRST_KERNEL][2]
-        )
-    assign(variables, values)
+    expected = {
+        names[key]: shape for key, shape in shapes_of(variables).items()
+    }
+    arrays = collect(expected, entries, "The tree")
+    assign(variables, {key: arrays[names[key]] for key in variables})
+
+
+def _entries(tree):
+    """`{"module:parameter": Entry}` of a tree.
+
+    Raises:
+        ValueError: If it is not a mapping of mappings of arrays.
+    """
+    expected = "`tree` must be {module: {parameter: array}}. Received: "
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"{expected}{type(tree).__name__}")
+    entries = {}
+    for module, values in tree.items():
+        if not isinstance(module, str) or not isinstance(values, Mapping):
+            raise ValueError(
+                f"{expected}{type(values).__name__} under {module!r}"
+            )
+        if not values:
+            entries[module] = Entry((0,), "nothing", lambda: np.zeros(0))
+        for parameter, value in values.items():
+            name = f"{module}:{parameter}"
+            try:
+                array = np.asarray(value)
+            except Exception as error:
+                raise ValueError(
+                    f"In `tree`, {name}: every parameter must be an array of "
+                    f"numbers. Received: {type(value).__name__}"
+                ) from error
+            entries[name] = Entry(
+                array.shape, array.dtype.name, lambda array=array: array
+            )
+    return entries
 
 
 def _as_in_file(shapes, contents):
     """The shapes to expect: a file of RGB fits any number of channels."""
-    found = shapes_in(contents).get(FIRST_KERNEL)
-    if FIRST_KERNEL not in shapes or found is None or len(found) != 4:
-        return shapes
-    height, width, _, filters = shapes[FIRST_KERNEL]
-    if found == (height, width, 3, filters):
+    found, ours = contents.shapes.get(FIRST_KERNEL), shapes.get(FIRST_KERNEL)
+    if found and ours and found == (*ours[:2], 3, ours[3]):
         return {**shapes, FIRST_KERNEL: found}
     return shapes
 
 
-def adapted_kernel(kernel, channels):
+def _adapted_kernel(kernel, channels):
     """A first kernel of RGB images for images of other channels.
 
     Args:
@@ -186,43 +219,35 @@ def adapted_kernel(kernel, channels):
     return repeated[:, :, :channels] * np.float32(3 / channels)
 
 
-def _refuse_other_head(names, expected, contents, path):
+def _refuse_other_head(shapes, contents):
     """The error of a classifier that alone does not fit."""
-    keys = (f"{HEAD}/kernel", f"{HEAD}/bias")
-    if keys[0] not in names:
-        return
-    heads = [names[key] for key in keys]
-    entries = contents.entries
-    body = {name for name in expected if name not in heads}
-    found = {name for name in entries if not contents.layout.is_head(name)}
-    if body != found or any(
-        tuple(entries[name].shape) != tuple(expected[name]) for name in body
-    ):
+    ours, theirs = (
+        {key: shape for key, shape in each.items() if not is_head(key)}
+        for each in (shapes, contents.shapes)
+    )
+    names = [n for n in contents.entries if not contents.layout.is_head(n)]
+    bias = shapes.get(f"{HEAD}/bias")
+    if bias is None or ours != theirs or len(names) > len(theirs):
         return  # Not only the head: the general error says more.
-    advice = (
-        "Use `include_top=False`, or `keras_nfnet.weights.load(model, path, "
+    found = contents.shapes.get(f"{HEAD}/bias", bias)
+    if not any(map(is_head, contents.shapes)):
+        holds, has = "no classifier", f"one of {bias[0]} classes"
+    elif len(found) == 1 and found != bias:
+        holds, has = f"a classifier of {found[0]} classes", f"one of {bias[0]}"
+    else:
+        return
+    raise ValueError(
+        f"The file {contents.path!r} has {holds}, the model {has}. Use "
+        "`include_top=False`, or `keras_nfnet.weights.load(model, path, "
         "new_head=True)` to load the rest and keep the model's classifier. "
         "Nothing was loaded"
     )
-    bias = tuple(expected[heads[1]])
-    if not any(name in entries for name in heads):
-        raise ValueError(
-            f"The file {path!r} has no classifier, the model one of "
-            f"{bias[0]} classes. {advice}"
-        )
-    shape = entries[heads[1]].shape if heads[1] in entries else bias
-    if len(shape) == 1 and tuple(shape) != bias:
-        raise ValueError(
-            f"The file {path!r} has a classifier of {shape[0]} classes, the "
-            f"model one of {bias[0]}. {advice}"
-        )
 
 
-def _other_network(contents, shapes):
+def _other_network(shapes, contents):
     """A sentence on which network the file holds, if that differs."""
     try:
-        found = shapes_in(contents)
-        theirs, ours = infer(found)[0], infer(shapes)[0]
+        theirs, ours = infer(contents.shapes)[0], infer(shapes)[0]
     except ValueError:
         return None
     if (theirs.widths, theirs.depths) != (ours.widths, ours.depths):
@@ -231,7 +256,7 @@ def _other_network(contents, shapes):
             f"{theirs.depths}, the model has widths {ours.widths} and depths "
             f"{ours.depths}"
         )
-    names = [variant_of(found), variant_of(shapes)]
+    names = [variant_of(contents.shapes), variant_of(shapes)]
     if names[0] == names[1] or None in names:
         return None
     return f"The file holds {names[0]}, the model is {names[1]}"

@@ -64,7 +64,7 @@ _OPCODES = """PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT
 # A published file takes about 25 steps per array; F6 has 2,500 arrays and
 # names of 50 characters.
 _MOST_STEPS = 1_000_000
-_MOST_ARRAYS = 50_000
+_MOST_ARRAYS = 20_000
 _LONGEST_NAME = 200
 _MOST_AXES = 8
 

@@ -1,21 +1,28 @@
-"""Writing weights: our own formats, timm's and DeepMind's."""
+"""Writing weights: our own formats, timm's and DeepMind's; conversion."""
 
+import functools
 import io
 import json
+import os
 import pickle
+from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
 from keras_nfnet.utils.files import replacing
 from keras_nfnet.utils.types import Path
-from keras_nfnet.weights.check import checksum_of
-from keras_nfnet.weights.files import CHECKSUM, CHECKSUMS, path_of
-from keras_nfnet.weights.haiku import tree_of, values_of
-from keras_nfnet.weights.known import sealing
-from keras_nfnet.weights.layout import layout_for
-from keras_nfnet.weights.layouts import HAIKU, KERAS_H5, OWN, TIMM
-from keras_nfnet.weights.structure import whole_network
+from keras_nfnet.weights.check import CHECKSUM, CHECKSUMS, checksum_of
+from keras_nfnet.weights.files import open_weights, path_of
+from keras_nfnet.weights.names import HAIKU, KERAS_H5, OWN, TIMM, layout_for
+from keras_nfnet.weights.published import sealing
+from keras_nfnet.weights.structure import (
+    expected_shapes,
+    infer,
+    variant_of,
+    whole_network,
+)
 
 
 def save(model: keras.Model, path: Path, layout: str | None = None) -> None:
@@ -46,11 +53,111 @@ def save(model: keras.Model, path: Path, layout: str | None = None) -> None:
     True
     """
     path = path_of(path, "path")
-    write, _ = writer_for(path, layout)
-    write(values_of(whole_network(model)), path)
+    write, _ = _writer_for(path, layout)
+    arrays = _values_of(whole_network(model))
+    bad = [key for key, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ValueError(
+            "Every value must be finite, or the file could not be loaded "
+            f"again. Not finite: {', '.join(bad[:5])}"
+        )
+    write(arrays, path)
 
 
-def writer_for(path, layout=None):
+def convert(
+    source: Path, destination: Path, layout: str | None = None
+) -> dict[str, Any]:
+    """Converts a weights file.
+
+    Args:
+        source: A file as for `load`; which kind is told from its content.
+        destination: The file to write, by its ending `.safetensors` (this
+            package's names), `.weights.h5` (Keras's) or `.npz` (DeepMind's
+            names, a pickle of NumPy arrays). It is replaced only when
+            everything succeeded.
+        layout: Whose names a `.safetensors` has: `"keras_nfnet"`, as by
+            default, or `"timm"`.
+
+    Returns:
+        A report: `{"source", "destination", "from", "to", "variant",
+        "classes", "arrays", "parameters"}`; `variant` is `None` for a
+        network outside of the table.
+
+    Raises:
+        ValueError: If the source is damaged or holds no NFNet, or the
+            destination does not fit.
+        WeightsFileError: If a file cannot be read or written.
+
+    Example:
+
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> keras_nfnet.weights.save(model, "haiku.npz")
+    >>> report = keras_nfnet.weights.convert("haiku.npz", "own.safetensors")
+    >>> report["from"], report["classes"]
+    ("DeepMind's (haiku)", 10)
+    """
+    source = path_of(source, "source")
+    destination = path_of(destination, "destination")
+    write, ours = _writer_for(destination, layout)
+    if (
+        os.path.exists(source)
+        and os.path.exists(destination)
+        and os.path.samefile(source, destination)
+    ):
+        raise ValueError(
+            "`destination` must be another file than `source`. "
+            f"Received: destination={destination!r}"
+        )
+    with open_weights(source) as contents:
+        try:
+            config, classes, channels = infer(contents.shapes)
+        except ValueError as error:
+            raise ValueError(f"The file {source!r}: {error}") from error
+        shapes = expected_shapes(config, classes, channels)
+        arrays = contents.read(shapes, "is not a whole NFNet")
+    write(arrays, destination)
+    return {
+        "source": source,
+        "destination": destination,
+        "from": contents.layout.name,
+        "to": ours,
+        "variant": variant_of(shapes),
+        "classes": classes,
+        "arrays": len(arrays),
+        "parameters": sum(array.size for array in arrays.values()),
+    }
+
+
+def to_haiku_tree(model: keras.Model) -> dict[str, dict[str, np.ndarray]]:
+    """The parameters of a model as DeepMind's code names them.
+
+    Args:
+        model: An NFNet of this package.
+
+    Returns:
+        `{module: {parameter: float32 array}}`, sorted as the published
+        files are, kernels HWIO. A model without a classifier has no
+        module `…/~/linear`.
+
+    Raises:
+        ValueError: If the model is no network of this package, or one that
+            DeepMind's code does not have, such as timm's.
+
+    Example:
+
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> tree = keras_nfnet.weights.to_haiku_tree(model)
+    >>> tree["NFNet/~/linear"]["w"].shape
+    (128, 10)
+
+    Reference: the authors' published `F*_haiku.npz`.
+    """
+    return _tree_of(_values_of(whole_network(model)))
+
+
+def _writer_for(path, layout=None):
     """`(write(arrays, path), whose names)` for a file's ending."""
     if layout not in (None, "keras_nfnet", "timm"):
         raise ValueError(
@@ -59,9 +166,12 @@ def writer_for(path, layout=None):
         )
     lower = path.lower()
     if lower.endswith(".safetensors"):
+        # "pt" is what timm and transformers expect to find.
+        layouts, form = [OWN], "keras_nfnet"
         if layout == "timm":
-            return _write_timm, TIMM[0].name
-        return _write_safetensors, OWN.name
+            layouts, form = TIMM, "pt"
+        write = functools.partial(_write_safetensors, layouts, form)
+        return write, layouts[0].name
     if layout:
         raise ValueError(
             "`layout` is for a file that ends in .safetensors. "
@@ -77,50 +187,21 @@ def writer_for(path, layout=None):
     )
 
 
-def _refuse_infinite(arrays):
-    bad = [key for key, array in arrays.items() if not np.isfinite(array).all()]
-    if bad:
-        raise ValueError(
-            "Every value must be finite, or the file could not be loaded "
-            f"again. Not finite: {', '.join(bad[:5])}"
-        )
-
-
-def _write_safetensors(arrays, path):
+def _write_safetensors(layouts, form, arrays, path):
     from safetensors.numpy import save_file
 
-    _refuse_infinite(arrays)
-    names = OWN.names(arrays)
-    checksums = {names[key]: checksum_of(arrays[key]) for key in arrays}
-    metadata = {"format": "keras_nfnet", CHECKSUMS: json.dumps(checksums)}
-    with replacing(path) as temporary:
-        save_file(
-            {names[key]: array for key, array in arrays.items()},
-            temporary,
-            metadata=metadata,
-        )
-
-
-def _write_timm(arrays, path):
-    from safetensors.numpy import save_file
-
-    _refuse_infinite(arrays)
-    layout = layout_for(arrays, TIMM)
-    names = layout.names(arrays)
-    checksums, tensors = {}, {}
-    for key, name in names.items():
-        tensors[name] = layout.to_file(key, arrays[key])
-        checksums[name] = checksum_of(tensors[name])
-    # "pt" is what timm and transformers expect to find.
-    metadata = {"format": "pt", CHECKSUMS: json.dumps(checksums)}
+    layout = layout_for(arrays, layouts)
+    tensors = {
+        name: layout.to_file(key, arrays[key])
+        for key, name in layout.names(arrays).items()
+    }
+    checksums = {name: checksum_of(array) for name, array in tensors.items()}
+    metadata = {"format": form, CHECKSUMS: json.dumps(checksums)}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 
 def _write_h5(arrays, path):
-    import h5py
-
-    _refuse_infinite(arrays)
     names = KERAS_H5.names(arrays)
     # In memory: where the disk is full, HDF5 would end the process.
     content = io.BytesIO()
@@ -133,7 +214,6 @@ def _write_h5(arrays, path):
 
 
 def _write_pickle(arrays, path):
-    _refuse_infinite(arrays)
     with (
         replacing(path) as temporary,
         open(temporary, "w+b") as file,
@@ -141,4 +221,23 @@ def _write_pickle(arrays, path):
     ):
         # Protocol 4 is the newest that names nothing but arrays and dtypes
         # in the way that every NumPy reads.
-        pickle.dump(tree_of(arrays), file, protocol=4)
+        pickle.dump(_tree_of(arrays), file, protocol=4)
+
+
+def _values_of(variables):
+    """`{key: float32 array}`, copies of the variables' values."""
+    return {
+        key: np.array(keras.ops.convert_to_numpy(variable), np.float32)
+        for key, variable in variables.items()
+    }
+
+
+def _tree_of(arrays):
+    """`{module: {parameter: array}}` of `{key: array}`."""
+    tree = {}
+    for key, name in layout_for(arrays, HAIKU).names(arrays).items():
+        module, parameter = name.split(":")
+        tree.setdefault(module, {})[parameter] = arrays[key]
+    return {
+        module: dict(sorted(tree[module].items())) for module in sorted(tree)
+    }

@@ -1,37 +1,79 @@
-"""The parameters of a model by key, and the network that keys belong to."""
+"""The parameters of a model by key, and the network that keys belong to.
+
+Inside the package every parameter has one key, which is also its name in
+the package's own `.safetensors`: `stem_conv0/kernel`,
+`stage2_block0/conv1/gain`, `stage2_block0/skip_gain`,
+`stage2_block0/se_reduce/bias`, `final_conv/kernel`, `predictions/kernel`.
+"""
 
 import dataclasses
 import functools
 import operator
+import re
+import types
 
 from keras_nfnet.architecture import NFNetConfig
 from keras_nfnet.block_spec import Stem
 from keras_nfnet.variants import VARIANTS
-from keras_nfnet.weights.layout import (
-    BLOCK,
-    CONVOLUTION,
-    HEAD,
-    PARTS,
-    block_order,
-    is_head,
-    part_of,
-)
 
-# Part of a block → the layer that has its parameters.
-_LAYERS = {
-    **{
-        part: part.removeprefix("block/")
-        for part, parameters in PARTS.items()
-        if part.startswith("block/") and parameters == CONVOLUTION
-    },
-    "block": "skip_init",
-    "block/se_reduce": "squeeze_excite.reduce",
-    "block/se_expand": "squeeze_excite.expand",
-    "block/middle_se_reduce": "middle_squeeze_excite.reduce",
-    "block/middle_se_expand": "middle_squeeze_excite.expand",
-    "block/eca": "eca",
-    "block/middle_eca": "middle_eca",
+HEAD = "predictions"
+FIRST_KERNEL = "stem_conv0/kernel"
+BLOCK = re.compile(r"stage([1-9]\d{0,3})_block(0|[1-9]\d{0,3})")
+STEM = re.compile(r"stem_conv(0|[1-9]\d?)")
+
+# What a part of a network has.
+CONVOLUTION = ("kernel", "gain", "bias")
+DENSE = ("kernel", "bias")
+ECA = ("kernel",)
+SKIP = ("skip_gain",)
+BRANCH = ("conv0", "conv1", "conv1b", "conv2", "conv_shortcut")
+# Part of a block → the layer there, and what it has. `block` stands for
+# `stage1_block0` and so on.
+_IN_BLOCK = {
+    **{f"block/{name}": (name, CONVOLUTION) for name in BRANCH},
+    "block": ("skip_init", SKIP),
+    "block/se_reduce": ("squeeze_excite.reduce", DENSE),
+    "block/se_expand": ("squeeze_excite.expand", DENSE),
+    "block/middle_se_reduce": ("middle_squeeze_excite.reduce", DENSE),
+    "block/middle_se_expand": ("middle_squeeze_excite.expand", DENSE),
+    "block/eca": ("eca", ECA),
+    "block/middle_eca": ("middle_eca", ECA),
 }
+# Part of a network → what it has.
+PARTS = {
+    "stem_conv": CONVOLUTION,
+    "final_conv": CONVOLUTION,
+    HEAD: DENSE,
+    **{part: kind for part, (_, kind) in _IN_BLOCK.items()},
+}
+
+
+def is_head(key):
+    """Whether a key belongs to the classifier."""
+    return key.startswith(f"{HEAD}/")
+
+
+def block_order(keys):
+    """The blocks of some keys, first to last: `["stage1_block0", ...]`."""
+    blocks = {key.split("/")[0] for key in keys if BLOCK.match(key)}
+    return sorted(
+        blocks, key=lambda name: tuple(map(int, BLOCK.match(name).groups()))
+    )
+
+
+def part_of(key):
+    """`(part, parameter)` of a key, or `(None, None)`."""
+    path, _, parameter = key.rpartition("/")
+    layer, *inner = path.split("/")
+    if BLOCK.fullmatch(layer):
+        part = "/".join(["block", *inner])
+    elif STEM.fullmatch(layer) and not inner:
+        part = "stem_conv"
+    else:
+        part = "/".join([layer, *inner])
+    if parameter not in PARTS.get(part, ()):
+        return None, None
+    return part, parameter
 
 
 def parameters(model):
@@ -106,18 +148,17 @@ def _layer_parameters(layer):
     if BLOCK.fullmatch(name):
         if not hasattr(layer, "conv0"):
             return None
-        layers = {
-            part.replace("block", name, 1): _part(layer, path)
-            for part, path in _LAYERS.items()
-        }
+        parts = [
+            (part.replace("block", name, 1), _inner(layer, path), kind)
+            for part, (path, kind) in _IN_BLOCK.items()
+        ]
     else:
-        layers = {name: layer}
+        part = "stem_conv" if STEM.fullmatch(name) else name
+        parts = [(name, layer, PARTS.get(part))]
     found = {}
-    for key, part in layers.items():
+    for key, part, kind in parts:
         if part is None:
             continue
-        kind = PARTS.get(part_of(f"{key}/kernel")[0])
-        kind = kind or PARTS.get(part_of(f"{key}/skip_gain")[0])
         if kind is None or not all(hasattr(part, word) for word in kind):
             return None
         found.update({f"{key}/{word}": getattr(part, word) for word in kind})
@@ -131,7 +172,7 @@ def _layer_parameters(layer):
     return found
 
 
-def _part(block, path):
+def _inner(block, path):
     """A layer inside a block, or `None` where this form has none."""
     try:
         return operator.attrgetter(path)(block)
@@ -140,9 +181,15 @@ def _part(block, path):
 
 
 @functools.lru_cache(maxsize=16)
-def _expected(config, classes, channels):
-    from keras_nfnet.models.nfnet import NFNet
-    from keras_nfnet.models.without_values import without_values
+def expected_shapes(config, classes=None, channels=3):
+    """`{key: shape}` of a network, from a model without values.
+
+    Args:
+        config: An `NFNetConfig`.
+        classes: Classes of the head, or `None` for no head.
+        channels: Channels of the images.
+    """
+    from keras_nfnet.models.nfnet import NFNet, without_values
 
     model = without_values(
         lambda: NFNet(
@@ -153,18 +200,7 @@ def _expected(config, classes, channels):
             classes=classes or 1,
         )
     )
-    return shapes_of(parameters(model)[0])
-
-
-def expected_shapes(config, classes=None, channels=3):
-    """`{key: shape}` of a network, from a model without values.
-
-    Args:
-        config: An `NFNetConfig`.
-        classes: Classes of the head, or `None` for no head.
-        channels: Channels of the images.
-    """
-    return dict(_expected(config, classes, channels))
+    return types.MappingProxyType(shapes_of(parameters(model)[0]))
 
 
 def infer(shapes):
@@ -197,16 +233,14 @@ def _infer(shapes):
         depths[stage] = depths.get(stage, 0) + 1
     head = shapes.get(f"{HEAD}/kernel")
     classes = head and head[1]
-    channels = shapes["stem_conv0/kernel"][2]
+    channels = shapes[FIRST_KERNEL][2]
     if sum(depths.values()) > _MOST_BLOCKS or not 0 < channels <= _MOST:
         raise ValueError("more blocks or channels than any network")
     depths = tuple(depths[stage] for stage in sorted(depths))
     config = _by_widths(shapes, depths)
-    for variant in VARIANTS.values():
-        if (variant.widths, variant.depths) == (config.widths, depths) and (
-            expected_shapes(variant, classes, channels) == shapes
-        ):
-            return variant, classes, channels
+    name = variant_of(shapes)
+    if name and expected_shapes(VARIANTS[name], classes, channels) == shapes:
+        return VARIANTS[name], classes, channels
     for multiple in (1, 8):
         config = dataclasses.replace(config, channel_multiple=multiple)
         if expected_shapes(config, classes, channels) == shapes:
@@ -245,10 +279,8 @@ def _by_widths(shapes, depths):
     first = [f"stage{stage}_block0" for stage in range(1, len(depths) + 1)]
     kernels = [shapes[f"{b}/conv1/kernel"] for b in block_order(shapes)]
     widths = [shapes[f"{name}/conv2/kernel"][3] for name in first]
-    stem = [
-        shapes[f"stem_conv{index}/kernel"]
-        for index in range(_stem_length(shapes))
-    ]
+    stems = sum(part_of(key) == ("stem_conv", "kernel") for key in shapes)
+    stem = [shapes[f"stem_conv{index}/kernel"] for index in range(stems)]
     attention, position, se_ratio = None, "last", 0.5
     for prefix, where in (("", "last"), ("middle_", "middle")):
         reduce = shapes.get(f"{first[0]}/{prefix}se_reduce/kernel")
@@ -282,10 +314,6 @@ def _by_widths(shapes, depths):
     )
 
 
-def _stem_length(shapes):
-    return sum(part_of(key) == ("stem_conv", "kernel") for key in shapes)
-
-
 def _ratio(part, whole):
     """A ratio with `int(whole * ratio) == part`."""
     exact = part / whole
@@ -300,20 +328,17 @@ def variant_of(shapes):
     body = {
         key: shape
         for key, shape in shapes.items()
-        if not is_head(key) and key != "stem_conv0/kernel"
+        if not is_head(key) and key != FIRST_KERNEL
     }
-    blocks = len(block_order(body))
-    widths = {
-        shape for key, shape in body.items() if key.endswith("/conv2/bias")
-    }
+    outputs = [body.get(f"{block}/conv2/bias") for block in block_order(body)]
     for name, config in VARIANTS.items():
-        if (
-            sum(config.depths) != blocks
-            or {(width,) for width in config.widths} != widths
-        ):
+        stages = zip(config.widths, config.depths, strict=True)
+        if outputs != [
+            (width,) for width, depth in stages for _ in range(depth)
+        ]:
             continue
-        expected = expected_shapes(config)
-        del expected["stem_conv0/kernel"]
+        expected = dict(expected_shapes(config))
+        del expected[FIRST_KERNEL]
         if expected == body:
             return name
     return None

@@ -198,11 +198,11 @@ def flipped(data, generator):
 @contextlib.contextmanager
 def _known(kind, path, data):
     """What is known of a sound file; yields what restores that."""
-    from keras_nfnet.weights import known
+    from keras_nfnet.weights import published
 
     if kind.published:
-        published = {"F0_haiku.npz": (hashlib.md5(data).hexdigest(), len(data))}
-        with unittest.mock.patch.object(known, "PUBLISHED", published):
+        files = {"F0_haiku.npz": (hashlib.md5(data).hexdigest(), len(data))}
+        with unittest.mock.patch.object(published, "PUBLISHED", files):
             yield lambda: None
         return
     records = os.path.join(os.environ["KERAS_HOME"], "keras_nfnet")

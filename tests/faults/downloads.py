@@ -141,7 +141,7 @@ def _client(connection, endpoint, cache, home, as_nobody, most, expected):
     """What came of one call, in a process of its own."""
     from huggingface_hub import constants
 
-    from keras_nfnet.weights import hub, known
+    from keras_nfnet.weights import published
 
     os.environ.update(KERAS_HOME=home, NO_PROXY="127.0.0.1,localhost")
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(
@@ -163,16 +163,16 @@ def _client(connection, endpoint, cache, home, as_nobody, most, expected):
     ):
         warnings.simplefilter("always")
         try:
-            path = hub.published_weights(VARIANT)
+            path = published.published_weights(VARIANT)
             # As every load does, before it reads the file.
-            known.refuse_damaged(path)
+            published.refuse_damaged(path)
         except ValueError as error:
             text = str(error)
             came = "refused" if "\n" not in text else "more than a line"
         except BaseException as error:
             came, text = f"ended in {type(error).__name__}", str(error)
         else:
-            right = known.digest_of(path) == expected
+            right = published.digest_of(path) == expected
             came, text = RIGHT if right else "other bytes", path
     said = [str(w.message) for w in caught if w.category is UserWarning]
     connection.send((came, text, said))

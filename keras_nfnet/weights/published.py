@@ -1,8 +1,9 @@
-"""Compares files that have no checksum of their own with what is known.
+"""The published ImageNet weights, and files compared with what is known.
 
-The hub announces a SHA-256, and DeepMind's files have a published MD5. Of
-any other file the SHA-256 is noted at its first load, and a warning says when
-it changes.
+A file without a checksum of its own is compared with what its publisher says:
+the Hugging Face hub announces a SHA-256, and DeepMind's files have a
+published MD5. Of any other file the SHA-256 is noted at its first load, and a
+warning says when it changes.
 """
 
 import contextlib
@@ -15,6 +16,26 @@ import warnings
 
 from keras_nfnet.utils.files import FileError, replacing
 
+FILE = "model.safetensors"
+# F7, the F+ networks and others were never published.
+REPOSITORIES = {
+    **{f"F{n}": f"timm/dm_nfnet_f{n}.dm_in1k" for n in range(7)},
+    "nfnet_l0": "timm/nfnet_l0.ra2_in1k",
+    "eca_nfnet_l0": "timm/eca_nfnet_l0.ra2_in1k",
+    "eca_nfnet_l1": "timm/eca_nfnet_l1.ra2_in1k",
+    "eca_nfnet_l2": "timm/eca_nfnet_l2.ra3_in1k",
+    "nf_regnet_b1": "timm/nf_regnet_b1.ra2_in1k",
+    "nf_resnet50": "timm/nf_resnet50.ra2_in1k",
+}
+# Repository → commit and SHA-256 of its `FILE`.
+# NOTE: empty. The hub could not be reached where this was written, and a hash
+# is not made up. `tools/pin_hub.py` prints the table where it can. Until then
+# `main` is downloaded, and checked against the SHA-256 that the hub announces.
+# That is noted, and a warning says when a later download has another.
+PINNED = {}
+_BRANCH = "main"
+# Seconds to wait for the hub's first answer.
+_TIMEOUT = 10
 # Name → MD5 and, where it is known, bytes of DeepMind's files.
 # NOTE: the MD5s are those that a third-party project checks its downloads
 # with; DeepMind lists none.
@@ -32,6 +53,108 @@ _MOST_RECORDS = 1000
 # What our pickles start with: a text that the unpickler drops again.
 _SEAL = b"\x80\x04\x8c\x53keras_nfnet sha256 %s0"
 _SEALED = re.compile(re.escape(_SEAL[:-3]) + b"([0-9a-f]{64})0")
+
+
+def repository(variant):
+    """The hub's repository with the weights of a variant.
+
+    Args:
+        variant: `"F0"` … `"F6"`.
+
+    Raises:
+        ValueError: If none were published for it.
+    """
+    if variant not in REPOSITORIES:
+        known = "this network" if variant is None else variant
+        raise ValueError(
+            f"There are no published ImageNet weights for {known}; there "
+            f"are for {', '.join(REPOSITORIES)}. Use `weights=None` or the "
+            f"path of a file. Received: variant={variant!r}"
+        )
+    return REPOSITORIES[variant]
+
+
+def published_weights(variant):
+    """The path of the published file, downloaded unless it is there.
+
+    A file in the hub's cache is used without asking the network, since the
+    published values do not change; `HF_HOME`, `HF_HUB_CACHE`,
+    `HF_HUB_OFFLINE` and `HF_ENDPOINT` work as everywhere.
+
+    A download is used only if its SHA-256 is the one that the hub announced
+    (and the one in `PINNED`, if it is there). The hub's cache names the file
+    by it, so that it is compared again at every load.
+
+    Args:
+        variant: `"F0"` … `"F6"`.
+
+    Raises:
+        ValueError: If none were published for the variant.
+        WeightsFileError: If the file is neither in the cache nor to be
+            downloaded, the message says which file to put where. If the
+            download is damaged, it is removed, so that the next call
+            downloads it anew.
+    """
+    repo = repository(variant)
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise FileError(
+            '`weights="imagenet"` needs the package huggingface_hub '
+            "(pip install huggingface_hub), or give the path of the file "
+            f"{FILE} of https://huggingface.co/{repo} as `weights`"
+        ) from error
+    revision, pinned = PINNED.get(repo, (_BRANCH, None))
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(
+            repo, FILE, revision=revision
+        )
+        if isinstance(cached, str):
+            return cached
+        # Asked once: the download itself tries six times, half a minute
+        # where there is no connection.
+        metadata = huggingface_hub.get_hf_file_metadata(
+            huggingface_hub.hf_hub_url(repo, FILE, revision=revision),
+            timeout=_TIMEOUT,
+        )
+        path = huggingface_hub.hf_hub_download(
+            repo, FILE, revision=revision, etag_timeout=_TIMEOUT
+        )
+    # The hub's own errors, the network's and the disk's have no common base.
+    except Exception as error:
+        from huggingface_hub import constants
+
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FileError(
+            f"The ImageNet weights of {variant} could not be downloaded from "
+            f"the Hugging Face hub ({reason}). Without a connection, get the "
+            f"file {FILE} of https://huggingface.co/{repo} on another "
+            "machine and give its path as `weights`, or copy that machine's "
+            f"cache folder models--{repo.replace('/', '--')} into "
+            f"{constants.HF_HUB_CACHE}"
+        ) from error
+    _compare_download(path, repo, pinned, metadata.etag)
+    return path
+
+
+def _compare_download(path, repo, pinned, etag):
+    """Compares a download with what its publisher says of it."""
+    # The cache names a file by what was announced when it was downloaded;
+    # without links (on Windows) it does not.
+    sha256 = announced(path) or etag or ""
+    if not _SHA256.fullmatch(sha256):
+        sha256 = None
+    for expected in filter(None, (sha256, pinned)):
+        refuse_other(path, expected)
+    url = f"https://huggingface.co/{repo}/resolve/{_BRANCH}/{FILE}"
+    if sha256 is None and pinned is None:
+        warnings.warn(
+            f"The hub announced no SHA-256 of {url}: whether the download "
+            "is whole could not be checked",
+            stacklevel=2,
+        )
+    elif pinned is None:
+        warn_of_change(url, sha256, f"The file {url}")
 
 
 def digest_of(path, name="sha256"):
@@ -83,13 +206,7 @@ def announced(path):
 
 
 def refuse_damaged(path):
-    """Refuses a file of the hub's cache that is not what the hub announced.
-
-    It is removed, so that the next load downloads it anew.
-
-    Raises:
-        FileError: If it is another.
-    """
+    """As `refuse_other`, of the SHA-256 that the hub announced."""
     expected = announced(path)
     if expected is not None:
         refuse_other(path, expected)
@@ -99,7 +216,8 @@ def refuse_other(path, expected):
     """Refuses a file of the hub's cache that has not this SHA-256.
 
     Raises:
-        FileError: If it has another. It is removed then.
+        FileError: If it has another. It is removed then, so that the next
+            load downloads it anew.
     """
     try:
         digest = digest_of(path)
@@ -122,7 +240,7 @@ def refuse_other(path, expected):
     )
 
 
-def check(path, is_pickle):
+def compare(path, is_pickle):
     """Compares a file without a checksum of its own with what is known.
 
     Args:
@@ -177,7 +295,8 @@ def warn_of_change(key, sha256, name):
         sha256: Of the file that is there now.
         name: What to call it, to start the message with.
     """
-    folder = os.path.join(_home(), "keras_nfnet", "known_files")
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    folder = os.path.join(home, "keras_nfnet", "known_files")
     record = os.path.join(
         folder, f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.json"
     )
@@ -194,28 +313,19 @@ def warn_of_change(key, sha256, name):
             f"{known['sha256']}",
             stacklevel=2,
         )
-    text = json.dumps(
-        {
-            "file": key,
-            "sha256": sha256,
-            "date": datetime.date.today().isoformat(),
-        }
-    )
+    note = {
+        "file": key,
+        "sha256": sha256,
+        "date": datetime.date.today().isoformat(),
+    }
     # Where nothing can be noted, nothing can be compared later: a read-only
     # home keeps nobody from loading.
     with contextlib.suppress(OSError, ValueError):
         os.makedirs(folder, exist_ok=True)
         with replacing(record) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
+                json.dump(note, file)
         _forget_the_oldest(folder)
-
-
-def _home():
-    """Keras's folder."""
-    return os.environ.get("KERAS_HOME") or os.path.join(
-        os.path.expanduser("~"), ".keras"
-    )
 
 
 def _read(record):

@@ -204,7 +204,7 @@ FORMS, REFUSED = forms(), refused_forms()
 def by_graph(content):
     import tensorflow as tf
 
-    from keras_nfnet.data.graph_decoding import decode
+    from keras_nfnet.data.graph_preprocessing import decode
 
     return decode(tf.constant(content)).numpy()
 
@@ -296,7 +296,7 @@ def test_graph_and_pillow_decode_the_same_pixels(name):
 def test_a_crop_has_the_pixels_of_the_whole(name):
     import tensorflow as tf
 
-    from keras_nfnet.data.graph_decoding import decode_crop
+    from keras_nfnet.data.graph_preprocessing import decode_crop
 
     crop = decode_crop(tf.constant(FORMS[name]), lambda _: [2, 3, 5, 7])
     whole = decode_picture(FORMS[name])
@@ -396,7 +396,7 @@ def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(
 def test_the_limit_is_set_for_what_is_made_afterwards(limit, tmp_path):
     import tensorflow as tf
 
-    from keras_nfnet.data.graph_decoding import decode
+    from keras_nfnet.data.graph_preprocessing import decode
 
     content = FORMS["png"]
     made_before = tf.function(decode)

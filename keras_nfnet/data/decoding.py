@@ -1,4 +1,4 @@
-"""Image files to pixels, by Pillow. The twin of `graph_decoding.py`.
+"""Image files to pixels, by Pillow. The twin of `graph_preprocessing.py`.
 
 Both take a file apart in the same way, so that the two libraries decode the
 same bytes: of a PNG the chunks that pixels are made of, of a GIF or WebP the

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_nfnet.data import graph_preprocessing as graph
 from keras_nfnet.data import mixing, randaugment
-from keras_nfnet.data.graph_decoding import decode_crop
+from keras_nfnet.data.graph_preprocessing import decode_crop
 from keras_nfnet.data.preprocessing import (
     EVALUATION_MARGIN,
     IMAGENET_MEAN,

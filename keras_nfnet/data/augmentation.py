@@ -1,6 +1,6 @@
 """What is done to training images at random: plain settings, no TensorFlow.
 
-`training_image.py`, `mixing.py` and `randaugment.py` do it.
+`training_image.py` and `randaugment.py` do it.
 """
 
 import dataclasses
@@ -154,7 +154,7 @@ def get(augment):
     """
     check(augment)
     if augment == "digits":
-        from keras_nfnet.data.written_characters import shift_zoom_rotate
+        from keras_nfnet.data.training_image import shift_zoom_rotate
 
         return shift_zoom_rotate
     return augment

@@ -9,9 +9,12 @@ import tensorflow as tf
 from keras_nfnet.data import augmentation
 from keras_nfnet.data import graph_preprocessing as graph
 from keras_nfnet.data.augmentation import Augmentation
-from keras_nfnet.data.corrupt import CorruptCounter, first_good, report
+from keras_nfnet.data.data_info import CorruptCounter, DataInfo
+from keras_nfnet.data.folder import is_folder
+from keras_nfnet.data.labels import check_names
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN, sides
-from keras_nfnet.data.sources import DataInfo, open_source
+from keras_nfnet.data.sources import FolderSource, first_good, report
+from keras_nfnet.data.stored import StoredSource
 from keras_nfnet.data.training_image import (
     mixed_and_augmented,
     normalized,
@@ -20,8 +23,10 @@ from keras_nfnet.data.training_image import (
 from keras_nfnet.utils.arguments import (
     count,
     integer,
+    path,
     refuse,
     sequence,
+    text,
 )
 from keras_nfnet.utils.types import Path, Size
 
@@ -58,7 +63,7 @@ def load_split(
     >>> print(info.summary())
     nf_digits/1.0.0, test: 360 images, 10 classes
     """
-    source = open_source(name, split, data_dir)
+    source = _opened(name, split, data_dir)
     return source.examples.map(source.read), source.info
 
 
@@ -87,7 +92,7 @@ def training_dataset(
     and the start of the next.
 
     A folder is shuffled as a whole. Of a TFDS data set the files are
-    shuffled, and the examples of each file: see `data/order.py` for how
+    shuffled, and the examples of each file: see `data/stored.py` for how
     random that is. The parts of a batch come from different files where
     there are many, so with `shard` one of several workers reads only its
     part.
@@ -142,7 +147,7 @@ def training_dataset(
     augments = isinstance(augment, Augmentation)
     index, parts = _checked_shard(shard, batch_size)
     _check_memory(batch_size, size)
-    source = open_source(name, split, data_dir)
+    source = _opened(name, split, data_dir)
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
 
@@ -252,7 +257,7 @@ def evaluation_dataset(
     batch_size = integer("batch_size", batch_size)
     margin = count("margin", margin)
     _check_memory(batch_size, size)
-    source = open_source(name, split, data_dir)
+    source = _opened(name, split, data_dir)
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
 
@@ -283,6 +288,20 @@ def evaluation_dataset(
         .with_options(_options())
     )
     return dataset, dataclasses.replace(info, corrupt=counter)
+
+
+def _opened(name, split, data_dir):
+    """A `Source`; see `load_split`."""
+    path("name", name, "the name of a data set or the path of a folder")
+    text("split", split)
+    if data_dir is not None:
+        path("data_dir", data_dir, "the path of a folder, or `None`")
+    if is_folder(name):
+        source = FolderSource(name, split)
+    else:
+        source = StoredSource(name, split, data_dir)
+    check_names(source.info.label_names, f"The classes of {source.info.name!r}")
+    return source
 
 
 def _options():

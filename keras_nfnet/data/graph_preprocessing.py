@@ -10,16 +10,15 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_nfnet.data import decoding
-from keras_nfnet.data.graph_frames import (
-    bytes_at,
-    checked,
-    gif,
-    length_of,
-    number_of,
-    part,
-    size_checks,
-    webp,
+from keras_nfnet.data import decoding, image_files
+from keras_nfnet.data.image_files import (
+    DECODED,
+    EXPECTED,
+    MARKS,
+    MOST_SCANS,
+    SCAN,
+    SCANS,
+    UNKNOWN,
 )
 from keras_nfnet.data.preprocessing import (
     EVALUATION_MARGIN,
@@ -33,6 +32,9 @@ __all__ = ["decode", "evaluation_view", "normalize", "resize"]
 # As Pillow's. TensorFlow's default is faster by a tenth and strays by up to
 # 31 of 255 on single pixels.
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+# Bytes of a GIF in which the ends of its blocks are found at once.
+_WINDOW = 2**14
+_LONGEST_BLOCK = 256
 
 
 def decode(encoded: Tensor) -> Tensor:
@@ -76,7 +78,7 @@ def decode_crop(encoded, window):
         return tf.image.crop_to_bounding_box(image, *crop)
 
     components = tf.cond(
-        part(encoded, 0, 3) == decoding.MARKS[0][1][0][1],
+        tf.strings.substr(encoded, 0, 3) == MARKS[0][1][0][1],
         lambda: tf.image.extract_jpeg_shape(encoded)[2],
         lambda: 0,
     )
@@ -138,32 +140,129 @@ def normalize(images: Tensor) -> Tensor:
     return (tf.cast(images, tf.float32) - mean) / deviation
 
 
+class _File:
+    """A reader for `image_files.py` of tensors."""
+
+    def __init__(self, kind, encoded, limit):
+        self.encoded = encoded
+        self.length = tf.cast(tf.strings.length(encoded), tf.int64)
+        self._kind = kind
+        self._limit = limit
+
+    def part(self, place, count):
+        """A part of the file, shorter where that ends."""
+        place = tf.minimum(tf.cast(place, tf.int64), self.length)
+        return tf.strings.substr(self.encoded, place, tf.cast(count, tf.int64))
+
+    def bytes(self, place, count):
+        """`count` bytes as uint8, zeros where the file ends."""
+        part = self.part(place, count)
+        return tf.io.decode_raw(part, tf.uint8, fixed_length=count)
+
+    def number(self, place, count, big=False):
+        """An int64 of bytes, the highest last, or with `big` first."""
+        order = range(count - 1, -1, -1) if big else range(count)
+        scale = tf.constant([256**power for power in order], tf.int64)
+        return tf.reduce_sum(
+            tf.cast(self.bytes(place, count), tf.int64) * scale
+        )
+
+    def where(self, condition, one, other):
+        one, other = (
+            tf.convert_to_tensor(each, dtype_hint=tf.int64)
+            for each in (one, other)
+        )
+        return tf.where(condition, one, other)
+
+    def loop(self, goes_on, step, state):
+        state = [
+            tf.cast(each, tf.bool if each is False else tf.int64)
+            for each in state
+        ]
+        return tf.while_loop(goes_on, step, state)
+
+    def join(self, *parts):
+        return tf.strings.join(parts)
+
+    def four_bytes(self, number):
+        table = tf.constant([bytes([byte]) for byte in range(256)])
+        shifted = tf.bitwise.right_shift(number, tf.range(0, 32, 8, tf.int64))
+        return tf.strings.reduce_join(tf.gather(table, shifted & 255))
+
+    def end_of_blocks(self, place):
+        """As in `decoding.py`.
+
+        Each byte may begin a block and tells where the next begins, so that
+        all chains of a window are followed by doubling: a loop over blocks
+        takes minutes for ten megabytes of blocks of one byte.
+        """
+
+        def goes_on(place, ended):
+            return ~ended & (place < self.length)
+
+        def window(place, ended):
+            blocks = tf.io.decode_raw(self.part(place, _WINDOW), tf.uint8)
+            blocks = tf.cast(blocks, tf.int32)
+            count = tf.size(blocks)
+            ends = tf.range(count + _LONGEST_BLOCK)
+            # A block of no bytes is the last, and stays.
+            steps = tf.where(blocks == 0, 0, blocks + 1)
+            ends += tf.pad(steps, [(0, _LONGEST_BLOCK)])
+            (ends,) = tf.while_loop(
+                lambda ends: ends[ends[0]] != ends[0],
+                lambda ends: (tf.gather(ends, ends),),
+                (ends,),
+            )
+            return place + tf.cast(ends[0], tf.int64), ends[0] < count
+
+        place, ended = tf.while_loop(
+            goes_on, window, (place, tf.constant(False))
+        )
+        return tf.where(ended, place, self.length) + 1
+
+    def check(self, condition, why, *values):
+        """What is read of the file from here on is read if this holds."""
+        words = f"{EXPECTED}. Received: a {self._kind} file: {why}"
+        assertion = tf.debugging.Assert(condition, [words, *values])
+        with tf.control_dependencies([assertion]):
+            self.encoded = tf.identity(self.encoded)
+
+    def check_size(self, size, limit=2**31):
+        width, height = (tf.cast(side, tf.int64) for side in tf.unstack(size))
+        limit = min(limit, self._limit)
+        self.check((width > 0) & (height > 0), "it announces no pixels")
+        # Each alone first: the product of two can overflow.
+        self.check(
+            (width <= limit) & (height <= limit) & (width * height <= limit),
+            f"it announces more than {limit:,} pixels, which is the limit of "
+            "`keras_nfnet.data.set_max_pixels`",
+        )
+
+
 # A function, so that its parts run one after the other when it is called
 # eagerly, and its errors are TensorFlow's.
 @tf.function(autograph=False)
 def _decode(encoded, limit):
-    names = [*(name for name, _ in decoding.MARKS), decoding.UNKNOWN]
+    names = [*(name for name, _ in MARKS), UNKNOWN]
     # The last row is of no mark, which every file has.
     marks, masks = np.zeros((2, len(names), 16), np.uint8)
-    for row, (_, places) in enumerate(decoding.MARKS):
+    for row, (_, places) in enumerate(MARKS):
         for at, mark in places:
             marks[row, at : at + len(mark)] = list(mark)
             masks[row, at : at + len(mark)] = 255
-    head = bytes_at(encoded, 0, 16)
+    head = _File("", encoded, limit).bytes(0, 16)
     place = tf.argmax(tf.reduce_all(head & masks == marks, axis=1))
-    decoders = [_jpeg, _png, gif, webp, _bmp]
+    decoders = [_jpeg, _png, _gif, _webp, _bmp]
 
     def refused():
-        expected = f"{decoding.EXPECTED}. Received: "
+        expected = f"{EXPECTED}. Received: "
         words = tf.constant([expected + name for name in names])[place]
         assertion = tf.debugging.Assert(False, [words])
         with tf.control_dependencies([assertion]):
             return tf.zeros((0, 0, 3), tf.uint8)
 
     branches = [
-        decoding.DECODED.index(name)
-        if name in decoding.DECODED
-        else len(decoders)
+        DECODED.index(name) if name in DECODED else len(decoders)
         for name in names
     ]
     image = tf.switch_case(
@@ -174,102 +273,88 @@ def _decode(encoded, limit):
     return tf.ensure_shape(image, (None, None, 3))
 
 
+def _checked_jpeg(encoded, limit):
+    """The file, once it may be decoded, and its shape."""
+    file = _File("JPEG", encoded, limit)
+
+    def count(mark):
+        parts = tf.raw_ops.StringSplitV2(
+            input=encoded[None], sep=mark, maxsplit=MOST_SCANS + 1
+        )
+        return tf.size(parts.values) - 1
+
+    scans = tf.cond(
+        count(SCAN) > MOST_SCANS,
+        lambda: sum(count(mark) for mark in SCANS),
+        lambda: 0,
+    )
+    shape = tf.image.extract_jpeg_shape(encoded)
+    file.check(scans <= MOST_SCANS, f"it has more than {MOST_SCANS} scans")
+    file.check_size(shape[1::-1])
+    return file.encoded, shape
+
+
 def _jpeg(encoded, limit):
     encoded, _ = _checked_jpeg(encoded, limit)
     return tf.io.decode_jpeg(encoded, **_JPEG)
 
 
-def _checked_jpeg(encoded, limit):
-    """The file, once it may be decoded, and its shape."""
-
-    def count(mark):
-        parts = tf.raw_ops.StringSplitV2(
-            input=encoded[None], sep=mark, maxsplit=decoding.MOST_SCANS + 1
-        )
-        return tf.size(parts.values) - 1
-
-    scans = tf.cond(
-        count(decoding.SCAN) > decoding.MOST_SCANS,
-        lambda: sum(count(mark) for mark in decoding.SCANS),
-        lambda: 0,
-    )
-    shape = tf.image.extract_jpeg_shape(encoded)
-    encoded = checked(
-        "JPEG",
-        encoded,
-        (
-            scans <= decoding.MOST_SCANS,
-            f"it has more than {decoding.MOST_SCANS} scans",
-        ),
-        *size_checks(shape[1::-1], limit),
-    )
-    return encoded, shape
-
-
 def _png(encoded, limit):
-    head = bytes_at(encoded, 0, 24)
-    size = [number_of(head[at : at + 4], big=True) for at in (16, 20)]
-    is_first = tf.reduce_all(head[12:16] == list(b"IHDR"))
-    encoded = checked(
-        "PNG",
-        encoded,
-        (is_first, "it has no header"),
-        *size_checks(size, limit),
+    file = _File("PNG", encoded, limit)
+    file.check(file.part(12, 4) == b"IHDR", "it has no header")
+    file.check_size([file.number(at, 4, big=True) for at in (16, 20)])
+    return tf.io.decode_png(file.encoded, channels=3)
+
+
+def _gif(encoded, limit):
+    file = _File("GIF", encoded, limit)
+    (head, frame), control, _, canvas, _, first = image_files.gif(file)
+    # Its transparent color is black.
+    extension = tf.cond(
+        control < 0, lambda: "", lambda: file.part(control, 7) + b"\0"
     )
-    return tf.io.decode_png(encoded, channels=3)
+    frame = file.join(head, extension, frame)
+    return _on_black(tf.io.decode_gif(frame)[0], canvas, *first)
+
+
+def _webp(encoded, limit):
+    frame, canvas, _, first = image_files.webp(_File("WebP", encoded, limit))
+    # TensorFlow 2.21 corrupts memory on animations. With three channels asked
+    # for, it refuses a frame that has four.
+    image = tf.io.decode_image(frame, 0, expand_animations=False)
+    image = tf.ensure_shape(image, (None, None, None))[..., :3]
+    return _on_black(image, tf.unstack(canvas), *tf.unstack(first))
+
+
+def _on_black(frame, canvas, left, top):
+    """A frame at its place on a canvas `(width, height)`."""
+    height, width = (tf.shape(frame, tf.int64)[axis] for axis in (0, 1))
+    right, below = canvas[0] - left - width, canvas[1] - top - height
+    return tf.pad(frame, [(top, below), (left, right), (0, 0)])
 
 
 def _bmp(encoded, limit):
-    head = bytes_at(encoded, 0, 54)
-    offset, header, width, height = (
-        number_of(head[at : at + 4]) for at in (10, 14, 18, 22)
+    file = _File("BMP", encoded, limit)
+    place, count, offset, row, rows, width, bits, is_down = image_files.bmp(
+        file
     )
-    height = tf.where(height < 2**31, height, height - 2**32)
-    rows_count = tf.abs(height)
-    bits, compression = number_of(head[28:30]), number_of(head[30:34])
-    used = number_of(head[46:50])
-    row = (width * bits + 31) // 32 * 4
-    most = tf.bitwise.left_shift(tf.ones_like(bits), tf.minimum(bits, 8))
-    count = tf.where(bits <= 8, tf.where(used > 0, used, most), 0)
-    is_known = (
-        tf.reduce_any(header == list(decoding.BMP_HEADERS))
-        & tf.reduce_any(bits == list(decoding.BMP_BITS))
-        & (compression == 0)
-    )
-    are_colors = (count <= most) & (
-        (bits > 8) | (14 + header + 4 * count <= offset)
-    )
-    encoded = checked(
-        "BMP",
-        encoded,
-        *size_checks((width, rows_count), limit),
-        (is_known, "it is compressed or has another header or depth"),
-        (are_colors, "it has too many colors"),
-        (
-            offset + rows_count * row <= length_of(encoded),
-            "it is cut short",
-        ),
-    )
-    data = part(encoded, offset, rows_count * row)
-    rows = tf.reshape(tf.io.decode_raw(data, tf.uint8), (rows_count, row))
-    rows = tf.cond(height < 0, lambda: rows, lambda: rows[::-1])
+    data = tf.io.decode_raw(file.part(offset, rows * row), tf.uint8)
+    data = tf.reshape(data, (rows, row))
+    data = tf.cond(is_down, lambda: data, lambda: data[::-1])
 
     def colors():
         channels = bits // 8
-        pixels = rows[:, : width * channels]
-        pixels = tf.reshape(pixels, (rows_count, width, channels))
-        return pixels[..., 2::-1]
+        pixels = data[:, : width * channels]
+        return tf.reshape(pixels, (rows, width, channels))[..., 2::-1]
 
     def indices():
-        table = tf.io.decode_raw(
-            part(encoded, 14 + header, 4 * count), tf.uint8
-        )
+        table = tf.io.decode_raw(file.part(place, 4 * count), tf.uint8)
         table = tf.reshape(table, (count, 4))[:, 2::-1]
         table = tf.pad(table, [(0, 256 - count), (0, 0)])
         shifts = tf.cast(tf.range(8 - bits, -1, -bits), tf.uint8)
-        each = tf.bitwise.right_shift(rows[..., None], shifts)
-        each = each & tf.cast(most - 1, tf.uint8)
-        each = tf.reshape(each, (rows_count, -1))[:, :width]
+        each = tf.bitwise.right_shift(data[..., None], shifts)
+        each &= tf.cast(2**bits - 1, tf.uint8)
+        each = tf.reshape(each, (rows, -1))[:, :width]
         return tf.gather(table, tf.cast(each, tf.int32))
 
     return tf.cond(bits > 8, colors, indices)

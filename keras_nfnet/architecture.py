@@ -29,20 +29,6 @@ from keras_nfnet.utils.arguments import (
     sequence,
 )
 
-# The allowed values of the fields that have few.
-CHOICES = {
-    "first_stride": (1, 2),
-    "bottleneck_of": ("out", "in"),
-    "attention": ("se", "eca", None),
-    "attention_position": ("last", "middle"),
-    "shortcut": ("pool", "strided"),
-    "skip": ("skip_init", "gain"),
-    "gain_in": ("activation", "kernel"),
-    "eps_mode": ("floor", "add"),
-    "padding": ("same", "symmetric"),
-    "head_initializer": ("normal", "zeros"),
-}
-
 
 def _group_width(name, value):
     if value is None:
@@ -66,9 +52,10 @@ def _stem(name, value):
 def _rand_augment(name, value):
     if value is None:
         return None
-    values = sequence(name, value, "(layers, magnitude), or `None`")
+    expected = "(layers, magnitude), or `None`"
+    values = sequence(name, value, expected)
     if len(values) != 2:
-        refuse(name, value, "(layers, magnitude), or `None`")
+        refuse(name, value, expected)
     return count(name, values[0]), not_negative(name, values[1])
 
 
@@ -97,7 +84,16 @@ CHECKS = {
     "eps": positive,
     "channel_multiple": integer,
     "rescale_stochastic_depth": boolean,
-    **{field: choice(*values) for field, values in CHOICES.items()},
+    "first_stride": choice(1, 2),
+    "bottleneck_of": choice("out", "in"),
+    "attention": choice("se", "eca", None),
+    "attention_position": choice("last", "middle"),
+    "shortcut": choice("pool", "strided"),
+    "skip": choice("skip_init", "gain"),
+    "gain_in": choice("activation", "kernel"),
+    "eps_mode": choice("floor", "add"),
+    "padding": choice("same", "symmetric"),
+    "head_initializer": choice("normal", "zeros"),
     **RECIPE_CHECKS,
 }
 

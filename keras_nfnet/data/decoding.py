@@ -244,19 +244,11 @@ def _webp(file):
 
 
 def _bmp(file):
-    table, count, offset, row, rows, width, bits, is_down = image_files.bmp(
-        file
-    )
-    pixels = np.frombuffer(file.part(offset, rows * row), np.uint8)
-    pixels = pixels.reshape(rows, row)[:: 1 if is_down else -1]
-    if bits > 8:
-        pixels = pixels[:, : width * bits // 8].reshape(rows, width, bits // 8)
-        return pixels[..., 2::-1].copy()
-    colors = np.zeros((2**bits, 4), np.uint8)
-    colors[:count].flat = np.frombuffer(file.part(table, 4 * count), np.uint8)
-    shifts = np.arange(8 - bits, -1, -bits, np.uint8)
-    indices = pixels[..., None] >> shifts & (2**bits - 1)
-    return colors[indices.reshape(rows, -1)[:, :width], 2::-1]
+    from PIL.BmpImagePlugin import BmpImageFile
+
+    image_files.bmp(file)
+    image = BmpImageFile(io.BytesIO(file.encoded))
+    return np.array(image.convert("RGB"))
 
 
 _DECODERS = {

@@ -11,15 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_nfnet.data import decoding, image_files
-from keras_nfnet.data.image_files import (
-    DECODED,
-    EXPECTED,
-    MARKS,
-    MOST_SCANS,
-    SCAN,
-    SCANS,
-    UNKNOWN,
-)
 from keras_nfnet.data.preprocessing import (
     EVALUATION_MARGIN,
     channel_statistics,
@@ -78,7 +69,7 @@ def decode_crop(encoded, window):
         return tf.image.crop_to_bounding_box(image, *crop)
 
     components = tf.cond(
-        tf.strings.substr(encoded, 0, 3) == MARKS[0][1][0][1],
+        tf.strings.substr(encoded, 0, 3) == image_files.MARKS[0][1][0][1],
         lambda: tf.image.extract_jpeg_shape(encoded)[2],
         lambda: 0,
     )
@@ -222,7 +213,7 @@ class _File:
 
     def check(self, condition, why, *values):
         """What is read of the file from here on is read if this holds."""
-        words = f"{EXPECTED}. Received: a {self._kind} file: {why}"
+        words = f"{image_files.EXPECTED}. Received: a {self._kind} file: {why}"
         assertion = tf.debugging.Assert(condition, [words, *values])
         with tf.control_dependencies([assertion]):
             self.encoded = tf.identity(self.encoded)
@@ -243,10 +234,10 @@ class _File:
 # eagerly, and its errors are TensorFlow's.
 @tf.function(autograph=False)
 def _decode(encoded, limit):
-    names = [*(name for name, _ in MARKS), UNKNOWN]
+    names = [*(name for name, _ in image_files.MARKS), image_files.UNKNOWN]
     # The last row is of no mark, which every file has.
     marks, masks = np.zeros((2, len(names), 16), np.uint8)
-    for row, (_, places) in enumerate(MARKS):
+    for row, (_, places) in enumerate(image_files.MARKS):
         for at, mark in places:
             marks[row, at : at + len(mark)] = list(mark)
             masks[row, at : at + len(mark)] = 255
@@ -255,14 +246,16 @@ def _decode(encoded, limit):
     decoders = [_jpeg, _png, _gif, _webp, _bmp]
 
     def refused():
-        expected = f"{EXPECTED}. Received: "
+        expected = f"{image_files.EXPECTED}. Received: "
         words = tf.constant([expected + name for name in names])[place]
         assertion = tf.debugging.Assert(False, [words])
         with tf.control_dependencies([assertion]):
             return tf.zeros((0, 0, 3), tf.uint8)
 
     branches = [
-        DECODED.index(name) if name in DECODED else len(decoders)
+        image_files.DECODED.index(name)
+        if name in image_files.DECODED
+        else len(decoders)
         for name in names
     ]
     image = tf.switch_case(
@@ -279,17 +272,20 @@ def _checked_jpeg(encoded, limit):
 
     def count(mark):
         parts = tf.raw_ops.StringSplitV2(
-            input=encoded[None], sep=mark, maxsplit=MOST_SCANS + 1
+            input=encoded[None], sep=mark, maxsplit=image_files.MOST_SCANS + 1
         )
         return tf.size(parts.values) - 1
 
     scans = tf.cond(
-        count(SCAN) > MOST_SCANS,
-        lambda: sum(count(mark) for mark in SCANS),
+        count(image_files.SCAN) > image_files.MOST_SCANS,
+        lambda: sum(count(mark) for mark in image_files.SCANS),
         lambda: 0,
     )
     shape = tf.image.extract_jpeg_shape(encoded)
-    file.check(scans <= MOST_SCANS, f"it has more than {MOST_SCANS} scans")
+    file.check(
+        scans <= image_files.MOST_SCANS,
+        f"it has more than {image_files.MOST_SCANS} scans",
+    )
     file.check_size(shape[1::-1])
     return file.encoded, shape
 

@@ -139,14 +139,12 @@ def training_dataset(
 
     Reference: arXiv:2102.06171, section 5.
     """
-    sides(size)
-    batch_size = integer("batch_size", batch_size)
+    batch_size = _checked_batch(batch_size, size)
     seed = count("seed", seed)
     first_step = count("first_step", first_step)
     augment = augmentation.get(augment)
     augments = isinstance(augment, Augmentation)
     index, parts = _checked_shard(shard, batch_size)
-    _check_memory(batch_size, size)
     source = _opened(name, split, data_dir)
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
@@ -253,10 +251,8 @@ def evaluation_dataset(
     Raises:
         ValueError: On bad arguments, or see `load_split`.
     """
-    sides(size)
-    batch_size = integer("batch_size", batch_size)
+    batch_size = _checked_batch(batch_size, size)
     margin = count("margin", margin)
-    _check_memory(batch_size, size)
     source = _opened(name, split, data_dir)
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
@@ -312,9 +308,10 @@ def _options():
     return options
 
 
-def _check_memory(batch_size, size):
+def _checked_batch(batch_size, size):
     """Refuses a batch whose images alone are larger than the memory."""
     height, width = sides(size)
+    batch_size = integer("batch_size", batch_size)
     needed = batch_size * height * width * 3 * 4
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
@@ -324,6 +321,7 @@ def _check_memory(batch_size, size):
             f"small enough that its images, {needed / 2**30:,.0f} GiB, fit "
             f"into the memory of {memory / 2**30:,.0f} GiB",
         )
+    return batch_size
 
 
 def _checked_shard(shard, batch_size):

@@ -137,9 +137,6 @@ class _File:
             state = step(*state)
         return state
 
-    def join(self, *parts):
-        return b"".join(parts)
-
     def four_bytes(self, number):
         return struct.pack("<I", number)
 

@@ -172,9 +172,6 @@ class _File:
         ]
         return tf.while_loop(goes_on, step, state)
 
-    def join(self, *parts):
-        return tf.strings.join(parts)
-
     def four_bytes(self, number):
         table = tf.constant([bytes([byte]) for byte in range(256)])
         shifted = tf.bitwise.right_shift(number, tf.range(0, 32, 8, tf.int64))
@@ -309,8 +306,8 @@ def _gif(encoded, limit):
     extension = tf.cond(
         control < 0, lambda: "", lambda: file.part(control, 7) + b"\0"
     )
-    frame = file.join(head, extension, frame)
-    return _on_black(tf.io.decode_gif(frame)[0], canvas, *first)
+    image = tf.io.decode_gif(head + extension + frame)[0]
+    return _on_black(image, canvas, *first)
 
 
 def _webp(encoded, limit):

@@ -91,18 +91,13 @@ def gif(reader):
     reader.check_size(canvas)
     reader.check_size(size)
     sides = part(place + 5, 4)
-    parts = (
-        reader.join(part(0, 6), sides, part(10, start - 10)),
-        reader.join(
-            *(b",\0\0\0\0", sides),
-            *(part(place + 9, end - place - 9), b";"),
-        ),
-    )
+    head = part(0, 6) + sides + part(10, start - 10)
+    frame = b",\0\0\0\0" + sides + part(place + 9, end - place - 9) + b";"
     table = [
         where(table[1] > 0, of_frame, of_file)
         for of_frame, of_file in zip(table, (13, start - 13), strict=True)
     ]
-    return parts, control, table, canvas, size, (left, top)
+    return (head, frame), control, table, canvas, size, (left, top)
 
 
 def webp(reader):
@@ -167,10 +162,9 @@ def webp(reader):
         "its first frame leaves its canvas",
     )
     padding = length % 2
-    frame = reader.join(
-        *(b"RIFF", reader.four_bytes(12 + length + padding), b"WEBP"),
-        *(part(place, 8 + length), where(padding > 0, b"\0", b"")),
-    )
+    bytes_of_file = reader.four_bytes(12 + length + padding)
+    frame = b"RIFF" + bytes_of_file + b"WEBP" + part(place, 8 + length)
+    frame += where(padding > 0, b"\0", b"")
     return frame, canvas, size, first
 
 

@@ -197,25 +197,10 @@ def training_dataset(
         image = normalized(tf.ensure_shape(image, (*sides(size), 3)))
         return image, label, skipped, names, labels
 
-    def batched(images, labels, *counted):
-        reported = report(counter, *counted, replaced=True)
-        with tf.control_dependencies([reported]):
-            return tf.identity(images), labels
-
-    dataset = (
-        tf.data.Dataset.zip(streams)
-        # Goes on reading while images are decoded. Holds no image itself.
-        .prefetch(part)
-        .map(prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(part, drop_remainder=True)
-        .map(batched)
-        .prefetch(tf.data.AUTOTUNE)
-        .apply(
-            tf.data.experimental.assert_cardinality(
-                tf.data.INFINITE_CARDINALITY
-            )
-        )
-        .with_options(_options())
+    # Goes on reading while images are decoded. Holds no image itself.
+    examples = tf.data.Dataset.zip(streams).prefetch(part)
+    dataset = _batches(examples, prepared, part, counter, replaces=True).apply(
+        tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     )
     return dataset, dataclasses.replace(info, corrupt=counter)
 
@@ -268,20 +253,8 @@ def evaluation_dataset(
         name = source.name(number, container)
         return image, tf.one_hot(label, info.classes), skipped, name, label
 
-    def batched(images, labels, *counted):
-        reported = report(counter, *counted, replaced=False)
-        with tf.control_dependencies([reported]):
-            good = counted[0] == 0
-            return tf.boolean_mask(images, good), tf.boolean_mask(labels, good)
-
-    dataset = (
-        source.examples.map(
-            prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-        .batch(batch_size)
-        .map(batched)
-        .prefetch(tf.data.AUTOTUNE)
-        .with_options(_options())
+    dataset = _batches(
+        source.examples, prepared, batch_size, counter, replaces=False
     )
     return dataset, dataclasses.replace(info, corrupt=counter)
 
@@ -300,12 +273,40 @@ def _opened(name, split, data_dir):
     return source
 
 
-def _options():
+def _batches(examples, prepared, size, counter, replaces):
+    """Prepares examples in parallel, counts the broken ones and batches them.
+
+    Args:
+        examples: What a `Source` gives.
+        prepared: A function of an example that gives image, label, and what
+            `report` counts.
+        size: Examples of a batch.
+        counter: A `CorruptCounter`.
+        replaces: Whether others replace broken images; else these leave the
+            batch.
+    """
+
+    def batched(images, labels, *counted):
+        reported = report(counter, *counted, replaced=replaces)
+        with tf.control_dependencies([reported]):
+            if replaces:
+                return tf.identity(images), labels
+            good = counted[0] == 0
+            return tf.boolean_mask(images, good), tf.boolean_mask(labels, good)
+
     options = tf.data.Options()
     options.deterministic = True
     # Examples are what runs in parallel, not the operations on one of them.
     options.threading.max_intra_op_parallelism = 1
-    return options
+    return (
+        examples.map(
+            prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        .batch(size, drop_remainder=replaces)
+        .map(batched)
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(options)
+    )
 
 
 def _checked_batch(batch_size, size):

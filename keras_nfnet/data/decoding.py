@@ -121,13 +121,13 @@ class _File:
         self.encoded = encoded
         self.length = len(encoded)
 
-    def part(self, place, count):
+    def part(self, position, count):
         """Bytes of the file, fewer where it ends."""
-        return self.encoded[place : place + count]
+        return self.encoded[position : position + count]
 
-    def number(self, place, count):
+    def number(self, position, count):
         """An integer of bytes, the highest last."""
-        return int.from_bytes(self.part(place, count), "little")
+        return int.from_bytes(self.part(position, count), "little")
 
     def where(self, condition, one, other):
         return one if condition else other
@@ -140,14 +140,14 @@ class _File:
     def four_bytes(self, number):
         return struct.pack("<I", number)
 
-    def end_of_blocks(self, place):
-        """The place behind a GIF's chain of blocks that begins at `place`.
+    def end_of_blocks(self, position):
+        """The position after a GIF's chain of blocks that begins here.
 
-        Beyond the file's end where it is cut short.
+        It is beyond the file's end if the chain is cut short.
         """
-        while place < self.length and self.encoded[place]:
-            place += 1 + self.encoded[place]
-        return min(place, self.length) + 1
+        while position < self.length and self.encoded[position]:
+            position += 1 + self.encoded[position]
+        return min(position, self.length) + 1
 
     def check(self, condition, why, *values):
         if not condition:
@@ -194,18 +194,18 @@ def _png(file):
     file.check_size(size)
     # Without the chunks that pixels do not need: texts and color profiles
     # can expand or be broken, and other frames follow.
-    parts, place, kind = [encoded[:8]], 8, None
+    parts, position, kind = [encoded[:8]], 8, None
     while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", encoded, place)
+        length, kind = struct.unpack_from(">I4s", encoded, position)
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
-            chunk = encoded[place : place + 12 + length]
+            chunk = encoded[position : position + 12 + length]
             # Pillow does not look at that of the pixels.
             if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
                 raise ValueError(f"its chunk {kind!r} is damaged")
             parts.append(chunk)
         elif not kind[0] & 32:
             raise ValueError(f"it has a chunk {kind!r}, which is not known")
-        place += 12 + length
+        position += 12 + length
     image = PngImageFile(io.BytesIO(b"".join(parts)))
     _check_same(image.size, size)
     if image.mode.startswith("I"):  # Gray of 16 bits.
@@ -263,7 +263,7 @@ def _check_same(size, announced):
 
 
 def _on_black(frame, canvas, left, top):
-    """A frame at its place on a canvas `(width, height)`."""
+    """A frame at its position on a canvas `(width, height)`."""
     height, width, _ = frame.shape
     if (width, height) == tuple(canvas):
         return frame

@@ -140,22 +140,24 @@ class _File:
         self._kind = kind
         self._limit = limit
 
-    def part(self, place, count):
+    def part(self, position, count):
         """A part of the file, shorter where that ends."""
-        place = tf.minimum(tf.cast(place, tf.int64), self.length)
-        return tf.strings.substr(self.encoded, place, tf.cast(count, tf.int64))
+        position = tf.minimum(tf.cast(position, tf.int64), self.length)
+        return tf.strings.substr(
+            self.encoded, position, tf.cast(count, tf.int64)
+        )
 
-    def bytes(self, place, count):
+    def bytes(self, position, count):
         """`count` bytes as uint8, zeros where the file ends."""
-        part = self.part(place, count)
+        part = self.part(position, count)
         return tf.io.decode_raw(part, tf.uint8, fixed_length=count)
 
-    def number(self, place, count, big=False):
+    def number(self, position, count, big=False):
         """An int64 of bytes, the highest last, or with `big` first."""
         order = range(count - 1, -1, -1) if big else range(count)
         scale = tf.constant([256**power for power in order], tf.int64)
         return tf.reduce_sum(
-            tf.cast(self.bytes(place, count), tf.int64) * scale
+            tf.cast(self.bytes(position, count), tf.int64) * scale
         )
 
     def where(self, condition, one, other):
@@ -177,7 +179,7 @@ class _File:
         shifted = tf.bitwise.right_shift(number, tf.range(0, 32, 8, tf.int64))
         return tf.strings.reduce_join(tf.gather(table, shifted & 255))
 
-    def end_of_blocks(self, place):
+    def end_of_blocks(self, position):
         """As in `decoding.py`.
 
         Each byte may begin a block and tells where the next begins, so that
@@ -185,11 +187,11 @@ class _File:
         takes minutes for ten megabytes of blocks of one byte.
         """
 
-        def goes_on(place, ended):
-            return ~ended & (place < self.length)
+        def goes_on(position, ended):
+            return ~ended & (position < self.length)
 
-        def window(place, ended):
-            blocks = tf.io.decode_raw(self.part(place, _WINDOW), tf.uint8)
+        def window(position, ended):
+            blocks = tf.io.decode_raw(self.part(position, _WINDOW), tf.uint8)
             blocks = tf.cast(blocks, tf.int32)
             count = tf.size(blocks)
             ends = tf.range(count + _LONGEST_BLOCK)
@@ -201,12 +203,12 @@ class _File:
                 lambda ends: (tf.gather(ends, ends),),
                 (ends,),
             )
-            return place + tf.cast(ends[0], tf.int64), ends[0] < count
+            return position + tf.cast(ends[0], tf.int64), ends[0] < count
 
-        place, ended = tf.while_loop(
-            goes_on, window, (place, tf.constant(False))
+        position, ended = tf.while_loop(
+            goes_on, window, (position, tf.constant(False))
         )
-        return tf.where(ended, place, self.length) + 1
+        return tf.where(ended, position, self.length) + 1
 
     def check(self, condition, why, *values):
         """What is read of the file from here on is read if this holds."""
@@ -239,12 +241,12 @@ def _decode(encoded, limit):
             marks[row, at : at + len(mark)] = list(mark)
             masks[row, at : at + len(mark)] = 255
     head = _File("", encoded, limit).bytes(0, 16)
-    place = tf.argmax(tf.reduce_all(head & masks == marks, axis=1))
+    position = tf.argmax(tf.reduce_all(head & masks == marks, axis=1))
     decoders = [_jpeg, _png, _gif, _webp, _bmp]
 
     def refused():
         expected = f"{image_files.EXPECTED}. Received: "
-        words = tf.constant([expected + name for name in names])[place]
+        words = tf.constant([expected + name for name in names])[position]
         assertion = tf.debugging.Assert(False, [words])
         with tf.control_dependencies([assertion]):
             return tf.zeros((0, 0, 3), tf.uint8)
@@ -256,7 +258,7 @@ def _decode(encoded, limit):
         for name in names
     ]
     image = tf.switch_case(
-        tf.constant(branches)[place],
+        tf.constant(branches)[position],
         [lambda decoder=each: decoder(encoded, limit) for each in decoders]
         + [refused],
     )
@@ -320,7 +322,7 @@ def _webp(encoded, limit):
 
 
 def _on_black(frame, canvas, left, top):
-    """A frame at its place on a canvas `(width, height)`."""
+    """A frame at its position on a canvas `(width, height)`."""
     height, width = (tf.shape(frame, tf.int64)[axis] for axis in (0, 1))
     right, below = canvas[0] - left - width, canvas[1] - top - height
     return tf.pad(frame, [(top, below), (left, right), (0, 0)])
@@ -328,7 +330,7 @@ def _on_black(frame, canvas, left, top):
 
 def _bmp(encoded, limit):
     file = _File("BMP", encoded, limit)
-    place, count, offset, row, rows, width, bits, is_down = image_files.bmp(
+    position, count, offset, row, rows, width, bits, is_down = image_files.bmp(
         file
     )
     data = tf.io.decode_raw(file.part(offset, rows * row), tf.uint8)
@@ -341,7 +343,7 @@ def _bmp(encoded, limit):
         return tf.reshape(pixels, (rows, width, channels))[..., 2::-1]
 
     def indices():
-        table = tf.io.decode_raw(file.part(place, 4 * count), tf.uint8)
+        table = tf.io.decode_raw(file.part(position, 4 * count), tf.uint8)
         table = tf.reshape(table, (count, 4))[:, 2::-1]
         table = tf.pad(table, [(0, 256 - count), (0, 0)])
         shifts = tf.cast(tf.range(8 - bits, -1, -bits), tf.uint8)

@@ -48,38 +48,39 @@ def gif(reader):
 
     Returns:
         The frame's file in two parts, between which a graphic control
-        extension may stand; the place of that extension or -1; the place and
-        bytes of the table of colors; `(width, height)` of the canvas and of
-        the frame; and the frame's left and top.
+        extension may stand; the position of that extension or -1; the
+        position and size in bytes of the table of colors; `(width, height)`
+        of the canvas and of the frame; and the frame's left and top.
     """
     part, number, where = reader.part, reader.number, reader.where
 
-    def table_bytes(place):
-        packed = number(place, 1)
+    def table_bytes(position):
+        packed = number(position, 1)
         size = 3
         for bit in (1, 2, 4):
             size = size * where(packed & bit > 0, 2**bit, 1)
         return where(packed & 128 > 0, 2 * size, 0)
 
-    def is_extension(place, control, count):
-        return (part(place, 1) == b"!") & (count < _MOST_PARTS)
+    def is_extension(position, control, count):
+        return (part(position, 1) == b"!") & (count < _MOST_PARTS)
 
-    def behind(place, control, count):
-        is_control = part(place + 1, 2) == b"\xf9\4"
-        end = reader.end_of_blocks(place + 2)
-        return end, where(is_control, place, control), count + 1
+    def behind(position, control, count):
+        is_control = part(position + 1, 2) == b"\xf9\4"
+        end = reader.end_of_blocks(position + 2)
+        return end, where(is_control, position, control), count + 1
 
     start = 13 + table_bytes(10)
-    place, control, count = reader.loop(is_extension, behind, (start, -1, 0))
-    left, top, *size = (number(place + at, 2) for at in (1, 3, 5, 7))
-    table = place + 10, table_bytes(place + 9)
+    position, control, count = reader.loop(is_extension, behind, (start, -1, 0))
+    left, top, *size = (number(position + at, 2) for at in (1, 3, 5, 7))
+    table = position + 10, table_bytes(position + 9)
     end = reader.end_of_blocks(table[0] + table[1] + 1)
     reader.check(
         count < _MOST_PARTS, "it has too many blocks before its first frame"
     )
-    is_frame = part(place, 1) == b","
+    is_frame = part(position, 1) == b","
     reader.check(
-        is_frame | (place >= reader.length), "it has a block that is not known"
+        is_frame | (position >= reader.length),
+        "it has a block that is not known",
     )
     reader.check(end <= reader.length, "it is cut short")
     canvas = [
@@ -90,9 +91,9 @@ def gif(reader):
     ]
     reader.check_size(canvas)
     reader.check_size(size)
-    sides = part(place + 5, 4)
+    sides = part(position + 5, 4)
     head = part(0, 6) + sides + part(10, start - 10)
-    frame = b",\0\0\0\0" + sides + part(place + 9, end - place - 9) + b";"
+    frame = b",\0\0\0\0" + sides + part(position + 9, end - position - 9) + b";"
     table = [
         where(table[1] > 0, of_frame, of_file)
         for of_frame, of_file in zip(table, (13, start - 13), strict=True)
@@ -109,33 +110,33 @@ def webp(reader):
     """
     part, number, where = reader.part, reader.number, reader.where
 
-    def is_other(place, canvas, first, is_animated, count):
-        kind = part(place, 4)
-        goes_on = (place + 8 <= reader.length) & (count < _MOST_PARTS)
+    def is_other(position, canvas, first, is_animated, count):
+        kind = part(position, 4)
+        goes_on = (position + 8 <= reader.length) & (count < _MOST_PARTS)
         return (kind != b"VP8 ") & (kind != b"VP8L") & goes_on
 
-    def behind(place, canvas, first, is_animated, count):
-        is_canvas = part(place, 4) == b"VP8X"
-        is_frame = part(place, 4) == b"ANMF"  # The first lies inside.
-        size = number(place + 4, 4)
-        announced = [1 + number(place + at, 3) for at in (12, 15)]
-        offset = [2 * number(place + at, 3) for at in (8, 11)]
+    def behind(position, canvas, first, is_animated, count):
+        is_canvas = part(position, 4) == b"VP8X"
+        is_frame = part(position, 4) == b"ANMF"  # The first lies inside.
+        size = number(position + 4, 4)
+        announced = [1 + number(position + at, 3) for at in (12, 15)]
+        offset = [2 * number(position + at, 3) for at in (8, 11)]
         return (
-            place + 8 + where(is_frame, 16, size + size % 2),
+            position + 8 + where(is_frame, 16, size + size % 2),
             where(is_canvas, announced, canvas),
             where(is_frame, offset, first),
             is_animated | is_frame,
             count + 1,
         )
 
-    place, canvas, first, is_animated, count = reader.loop(
+    position, canvas, first, is_animated, count = reader.loop(
         is_other, behind, (12, [0, 0], [0, 0], False, 0)
     )
-    is_lossy = part(place, 4) == b"VP8 "
-    bits, length = number(place + 9, 4), number(place + 4, 4)
+    is_lossy = part(position, 4) == b"VP8 "
+    bits, length = number(position + 9, 4), number(position + 4, 4)
     size = where(
         is_lossy,
-        [number(place + at, 2) & 0x3FFF for at in (14, 16)],
+        [number(position + at, 2) & 0x3FFF for at in (14, 16)],
         [1 + (bits & 0x3FFF), 1 + (bits // 2**14 & 0x3FFF)],
     )
     canvas = where(canvas[0] > 0, canvas, size)
@@ -143,8 +144,8 @@ def webp(reader):
         count < _MOST_PARTS, "it has too many chunks before its first frame"
     )
     reader.check(
-        (is_lossy | (part(place, 4) == b"VP8L"))
-        & (place + 8 + length <= reader.length),
+        (is_lossy | (part(position, 4) == b"VP8L"))
+        & (position + 8 + length <= reader.length),
         "it is cut short",
     )
     for sides in (size, canvas):
@@ -163,7 +164,7 @@ def webp(reader):
     )
     padding = length % 2
     bytes_of_file = reader.four_bytes(12 + length + padding)
-    frame = b"RIFF" + bytes_of_file + b"WEBP" + part(place, 8 + length)
+    frame = b"RIFF" + bytes_of_file + b"WEBP" + part(position, 8 + length)
     frame += where(padding > 0, b"\0", b"")
     return frame, canvas, size, first
 
@@ -172,9 +173,9 @@ def bmp(reader):
     """The header of a BMP file.
 
     Returns:
-        Place of the table of colors and how many there are, 0 if none; place
-        of the pixels, bytes of a row and number of rows; width in pixels;
-        bits of a pixel; and whether the first row is the top one.
+        Position of the table of colors and how many there are, 0 if none;
+        position of the pixels, bytes of a row and number of rows; width in
+        pixels; bits of a pixel; and whether the first row is the top one.
     """
     number, where = reader.number, reader.where
     offset, header, width, height = (number(at, 4) for at in (10, 14, 18, 22))

@@ -190,7 +190,7 @@ def description(name, labels, size, precision, margin=EVALUATION_MARGIN):
     Args:
         name: The model's.
         labels: One string per class, or `None` of a model without classes.
-        size: `(height, width)` in pixels that pictures are brought to.
+        size: `(height, width)` in pixels that images are brought to.
         precision: Of the weights.
         margin: Pixels to resize beyond `size` before the centre crop, or a
             crop fraction.

@@ -81,7 +81,7 @@ def mixup(images, labels, alpha, seed):
     Args:
         images: Two of `(height, width, 3)`, floating point.
         labels: `(2, classes)`, floating point.
-        alpha: The first image's share is drawn from Beta(α, α).
+        alpha: The first image's fraction is drawn from Beta(α, α).
         seed: Two integers, the whole randomness.
 
     Returns:
@@ -89,10 +89,10 @@ def mixup(images, labels, alpha, seed):
 
     Reference: arXiv:1710.09412.
     """
-    share = tf.cast(_beta(alpha, seed), tf.float32)
+    fraction = tf.cast(_beta(alpha, seed), tf.float32)
     first, second = images
-    mixed = share * first + (1 - share) * second
-    return mixed, share * labels[0] + (1 - share) * labels[1]
+    mixed = fraction * first + (1 - fraction) * second
+    return mixed, fraction * labels[0] + (1 - fraction) * labels[1]
 
 
 def cutmix(images, labels, alpha, seed):
@@ -104,8 +104,8 @@ def cutmix(images, labels, alpha, seed):
     Args:
         images: As for `mixup`.
         labels: As for `mixup`.
-        alpha: The first image's share, before the box is cut off, is drawn
-            from Beta(α, α).
+        alpha: The first image's fraction, before the box is cut off, is
+            drawn from Beta(α, α).
         seed: Two integers, the whole randomness.
 
     Returns:
@@ -122,9 +122,9 @@ def cutmix(images, labels, alpha, seed):
     center = tf.cast(center * tf.cast(sides, tf.float32), tf.int32)
     low = tf.clip_by_value(center - extent // 2, 0, sides)
     high = tf.clip_by_value(center + extent // 2, 0, sides)
-    share = tf.cast(1 - tf.reduce_prod((high - low) / sides), tf.float32)
+    fraction = tf.cast(1 - tf.reduce_prod((high - low) / sides), tf.float32)
     mixed = randaugment.with_box(first, second, low, high)
-    return mixed, share * labels[0] + (1 - share) * labels[1]
+    return mixed, fraction * labels[0] + (1 - fraction) * labels[1]
 
 
 def shift_zoom_rotate(
@@ -134,7 +134,7 @@ def shift_zoom_rotate(
 
     Args:
         image: `(height, width, 3)`, pixels 0–255, floating point.
-        seed: Two whole numbers, the whole randomness.
+        seed: Two integers, the whole randomness.
         max_shift: Largest shift over the image's side; 0.08 of 32 pixels is
             2.6.
         max_zoom: Largest enlargement or reduction; 0.1 for 10%.

@@ -227,19 +227,19 @@ class NFNetConfig:
             )
 
     @property
-    def strides(self):
+    def strides(self) -> tuple[int, ...]:
         """Stride of each stage's first block."""
         return (self.first_stride,) + (2,) * (len(self.widths) - 1)
 
     @property
-    def group_widths(self):
+    def group_widths(self) -> tuple[int | None, ...]:
         """Group width of each stage, `None` for one group."""
         if isinstance(self.group_width, tuple):
             return self.group_width
         return (self.group_width,) * len(self.widths)
 
     @property
-    def final_channels(self):
+    def final_channels(self) -> int | None:
         """Channels of the last convolution, or `None` if there is none."""
         if self.final_filters is not None:
             return self.final_filters
@@ -248,7 +248,7 @@ class NFNetConfig:
         # 1e-6: a ratio such as 1280 / 440 is rounded to a float.
         return int(self.final_conv_mult * self.widths[-1] + 1e-6)
 
-    def blocks(self, output_stride=32):
+    def blocks(self, output_stride: int = 32) -> list[BlockSpec]:
         """The blocks in order: the one place that counts through a network.
 
         Args:

@@ -4,7 +4,6 @@ Reference: Brock et al., arXiv:2102.06171 and arXiv:2101.08692.
 """
 
 import dataclasses
-import inspect
 from dataclasses import dataclass
 
 from keras_nfnet.block_spec import (
@@ -30,20 +29,6 @@ from keras_nfnet.utils.arguments import (
     sequence,
 )
 
-# The allowed values of the fields that have few.
-CHOICES = {
-    "first_stride": (1, 2),
-    "bottleneck_of": ("out", "in"),
-    "attention": ("se", "eca", None),
-    "attention_position": ("last", "middle"),
-    "shortcut": ("pool", "strided"),
-    "skip": ("skip_init", "gain"),
-    "gain_in": ("activation", "kernel"),
-    "eps_mode": ("floor", "add"),
-    "padding": ("same", "symmetric"),
-    "head_initializer": ("normal", "zeros"),
-}
-
 
 def _group_width(name, value):
     if value is None:
@@ -67,12 +52,21 @@ def _stem(name, value):
 def _rand_augment(name, value):
     if value is None:
         return None
-    values = sequence(name, value, "(layers, magnitude), or `None`")
+    expected = "(layers, magnitude), or `None`"
+    values = sequence(name, value, expected)
     if len(values) != 2:
-        refuse(name, value, "(layers, magnitude), or `None`")
+        refuse(name, value, expected)
     return count(name, values[0]), not_negative(name, values[1])
 
 
+# What each field must be that a recipe needs beside the architecture.
+RECIPE_CHECKS = {
+    "drop_rate": probability,
+    "train_size": optional(integer),
+    "test_size": optional(integer),
+    "rand_augment": _rand_augment,
+    "crop_fraction": optional(fraction),
+}
 # What each field must be.
 CHECKS = {
     "widths": positive_integers,
@@ -90,13 +84,25 @@ CHECKS = {
     "eps": positive,
     "channel_multiple": integer,
     "rescale_stochastic_depth": boolean,
-    **{field: choice(*values) for field, values in CHOICES.items()},
+    "first_stride": choice(1, 2),
+    "bottleneck_of": choice("out", "in"),
+    "attention": choice("se", "eca", None),
+    "attention_position": choice("last", "middle"),
+    "shortcut": choice("pool", "strided"),
+    "skip": choice("skip_init", "gain"),
+    "gain_in": choice("activation", "kernel"),
+    "eps_mode": choice("floor", "add"),
+    "padding": choice("same", "symmetric"),
+    "head_initializer": choice("normal", "zeros"),
+    **RECIPE_CHECKS,
 }
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """What a normalizer-free network is, apart from how it is trained.
+@dataclass(frozen=True, kw_only=True)
+class NFNetConfig:
+    """One Normalizer-Free Network as a row of data.
+
+    Beside the architecture it holds what a recipe needs.
 
     Only `widths` and `depths` are required; the rest defaults to what all
     NFNets share.
@@ -110,6 +116,9 @@ class Architecture:
             where it is narrower.
         bottleneck_ratio: Bottleneck channels over the block's output (or
             input) channels, above 0.
+        drop_rate: Dropout before the classifier, in [0, 1).
+        train_size: Side of the training images in pixels, or `None`.
+        test_size: Side of the evaluation images in pixels, or `None`.
         stochastic_depth_rate: Rate of stochastic depth, in [0, 1).
         activation: Name of the activation, such as one of
             `keras_nfnet.layers.ACTIVATIONS`, or a registered function.
@@ -149,37 +158,57 @@ class Architecture:
             counted from 0, has `rate * k / n`.
         head_initializer: The classifier starts `"normal"`, N(0, 0.01²), or
             at `"zeros"`.
+        rand_augment: RandAugment `(layers, magnitude)` of the training recipe,
+            or `None`.
+        crop_fraction: The centre that evaluation crops, over the image with its
+            shorter side resized, in (0, 1]; `None` for DeepMind's evaluation, a
+            resize to 32 pixels more on each side.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names it.
+
+    Example:
+
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 2), group_width=16)
+    >>> config.strides, config.alpha
+    ((1, 2), 0.2)
 
     Reference: arXiv:2102.06171, table 1; arXiv:2101.08692, section 5.
     """
 
-    widths: tuple
-    depths: tuple
-    group_width: int | tuple | None = 128
-    bottleneck_ratio: float = 0.5
-    stochastic_depth_rate: float = dataclasses.field(default=0.0, kw_only=True)
-    activation: str = dataclasses.field(default="gelu", kw_only=True)
-    se_ratio: float = dataclasses.field(default=0.5, kw_only=True)
-    alpha: float = dataclasses.field(default=0.2, kw_only=True)
-    use_two_convs: bool = dataclasses.field(default=True, kw_only=True)
-    final_conv_mult: float | None = dataclasses.field(default=2.0, kw_only=True)
-    final_filters: int | None = dataclasses.field(default=None, kw_only=True)
-    stem: Stem = dataclasses.field(default=Stem(), kw_only=True)
-    first_stride: int = dataclasses.field(default=1, kw_only=True)
-    bottleneck_of: str = dataclasses.field(default="out", kw_only=True)
-    attention: str | None = dataclasses.field(default="se", kw_only=True)
-    attention_position: str = dataclasses.field(default="last", kw_only=True)
-    shortcut: str = dataclasses.field(default="pool", kw_only=True)
-    skip: str = dataclasses.field(default="skip_init", kw_only=True)
-    gain_in: str = dataclasses.field(default="activation", kw_only=True)
-    eps: float = dataclasses.field(default=1e-4, kw_only=True)
-    eps_mode: str = dataclasses.field(default="floor", kw_only=True)
-    padding: str = dataclasses.field(default="same", kw_only=True)
-    channel_multiple: int = dataclasses.field(default=1, kw_only=True)
-    rescale_stochastic_depth: bool = dataclasses.field(
-        default=False, kw_only=True
+    widths: tuple = dataclasses.field(kw_only=False)
+    depths: tuple = dataclasses.field(kw_only=False)
+    group_width: int | tuple | None = dataclasses.field(
+        default=128, kw_only=False
     )
-    head_initializer: str = dataclasses.field(default="normal", kw_only=True)
+    bottleneck_ratio: float = dataclasses.field(default=0.5, kw_only=False)
+    stochastic_depth_rate: float = 0.0
+    activation: str = "gelu"
+    se_ratio: float = 0.5
+    alpha: float = 0.2
+    use_two_convs: bool = True
+    final_conv_mult: float | None = 2.0
+    final_filters: int | None = None
+    stem: Stem = dataclasses.field(default=Stem())
+    first_stride: int = 1
+    bottleneck_of: str = "out"
+    attention: str | None = "se"
+    attention_position: str = "last"
+    shortcut: str = "pool"
+    skip: str = "skip_init"
+    gain_in: str = "activation"
+    eps: float = 1e-4
+    eps_mode: str = "floor"
+    padding: str = "same"
+    channel_multiple: int = 1
+    rescale_stochastic_depth: bool = False
+    head_initializer: str = "normal"
+    # What a recipe needs beside the architecture.
+    drop_rate: float = dataclasses.field(default=0.0, kw_only=False)
+    train_size: int | None = dataclasses.field(default=None, kw_only=False)
+    test_size: int | None = dataclasses.field(default=None, kw_only=False)
+    rand_augment: tuple | None = None
+    crop_fraction: float | None = None
 
     def __post_init__(self):
         if isinstance(self.stem, dict):
@@ -198,19 +227,19 @@ class Architecture:
             )
 
     @property
-    def strides(self):
+    def strides(self) -> tuple[int, ...]:
         """Stride of each stage's first block."""
         return (self.first_stride,) + (2,) * (len(self.widths) - 1)
 
     @property
-    def group_widths(self):
+    def group_widths(self) -> tuple[int | None, ...]:
         """Group width of each stage, `None` for one group."""
         if isinstance(self.group_width, tuple):
             return self.group_width
         return (self.group_width,) * len(self.widths)
 
     @property
-    def final_channels(self):
+    def final_channels(self) -> int | None:
         """Channels of the last convolution, or `None` if there is none."""
         if self.final_filters is not None:
             return self.final_filters
@@ -219,7 +248,7 @@ class Architecture:
         # 1e-6: a ratio such as 1280 / 440 is rounded to a float.
         return int(self.final_conv_mult * self.widths[-1] + 1e-6)
 
-    def blocks(self, output_stride=32):
+    def blocks(self, output_stride: int = 32) -> list[BlockSpec]:
         """The blocks in order: the one place that counts through a network.
 
         Args:
@@ -291,65 +320,6 @@ class Architecture:
         if self.rescale_stochastic_depth:
             return self.stochastic_depth_rate * index / max(1, total - 1)
         return self.stochastic_depth_rate * index / total
-
-
-# The arguments of an architecture, around those of a recipe. Python 3.13
-# takes the indentation off a docstring, and `-OO` the docstring.
-_FIRST, _, _REST = (
-    inspect.cleandoc(Architecture.__doc__ or "")
-    .replace(
-        "What a normalizer-free network is, apart from how it is trained.",
-        "One Normalizer-Free Network as a row of data.\n\nBeside the "
-        "architecture it holds what a recipe needs.",
-    )
-    .partition("\n\nReference:")[0]
-    .partition("\n    stochastic_depth_rate:")
-)
-
-
-@dataclass(frozen=True)
-class NFNetConfig(Architecture):
-    __doc__ = f"""{_FIRST}
-    drop_rate: Dropout before the classifier, in [0, 1).
-    train_size: Side of the training images in pixels, or `None`.
-    test_size: Side of the evaluation images in pixels, or `None`.
-    stochastic_depth_rate:{_REST}
-    rand_augment: RandAugment `(layers, magnitude)` of the training recipe,
-        or `None`.
-    crop_fraction: The centre that evaluation crops, over the image with its
-        shorter side resized, in (0, 1]; `None` for DeepMind's evaluation, a
-        resize to 32 pixels more on each side.
-
-Raises:
-    ValueError: If a value is out of its range; the message names it.
-
-Example:
-
->>> config = keras_nfnet.NFNetConfig((32, 64), (1, 2), group_width=16)
->>> config.strides, config.alpha
-((1, 2), 0.2)
-
-Reference: arXiv:2102.06171, table 1; arXiv:2101.08692, section 5.
-"""
-
-    drop_rate: float = 0.0
-    train_size: int | None = None
-    test_size: int | None = None
-    rand_augment: tuple | None = dataclasses.field(default=None, kw_only=True)
-    crop_fraction: float | None = dataclasses.field(default=None, kw_only=True)
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_fields(
-            self,
-            {
-                "drop_rate": probability,
-                "train_size": optional(integer),
-                "test_size": optional(integer),
-                "rand_augment": _rand_augment,
-                "crop_fraction": optional(fraction),
-            },
-        )
 
     def scaled(self, width: float) -> "NFNetConfig":
         """The configuration with all widths multiplied by a number.

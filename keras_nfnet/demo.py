@@ -32,7 +32,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     import tensorflow as tf
 
     from keras_nfnet.data.decoding import decode_picture
-    from keras_nfnet.data.description import description
+    from keras_nfnet.data.labels import description
     from keras_nfnet.data.pipeline import load_split
     from keras_nfnet.diagnostics import signal_propagation
     from keras_nfnet.export import to_saved_model

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keras_nfnet.data.decoding import decode_picture
-from keras_nfnet.data.labels import best, class_names, read_labels
+from keras_nfnet.data.labels import best, class_names, described, read_labels
 from keras_nfnet.data.preprocessing import (
     EVALUATION_MARGIN,
     evaluation_picture,
@@ -174,7 +174,6 @@ def _from_file(path, weights, classes):
                 f"`{name}` is of a variant; a .keras file has its own. "
                 f"Received: {name}={value!r}"
             )
-    from keras_nfnet.data.description import described
     from keras_nfnet.export.classifier import (
         check_classifier,
         ends_in_logits,

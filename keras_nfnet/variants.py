@@ -101,35 +101,32 @@ _TIMM_RESNETS = {
 }
 
 
-def _regnet(n):
+def _regnet(n, **settings):
     widths, depths, drop_rate, train_size, test_size = _REGNETS[n]
-    return NFNetConfig(
+    row = {
         # Every width is int(w · 0.75), their default.
-        widths=tuple(int(w * 0.75) for w in widths),
-        depths=depths,
-        drop_rate=drop_rate,
-        train_size=train_size,
-        test_size=test_size,
-        stochastic_depth_rate=0.1,
+        "widths": tuple(int(w * 0.75) for w in widths),
+        "depths": depths,
+        "drop_rate": drop_rate,
+        "train_size": train_size,
+        "test_size": test_size,
         **_REGNET,
-    )
+    }
+    return NFNetConfig(**row | settings)
 
 
 def _timm_regnet(n):
-    widths, depths, drop_rate, train_size, test_size = _REGNETS[n]
+    widths = _REGNETS[n][0]
     # Two that timm's settings have otherwise.
-    train_size, test_size = {0: (192, 256), 1: (256, 288)}.get(
-        n, (train_size, test_size)
-    )
-    rows = {**_REGNET, **TIMM, "crop_fraction": 0.9}
-    return NFNetConfig(
+    sizes = {0: (192, 256), 1: (256, 288)}.get(n, _REGNETS[n][3:])
+    return _regnet(
+        n,
         widths=tuple(round_channels(w * 0.75, 8) for w in widths),
-        depths=depths,
-        drop_rate=drop_rate,
-        train_size=train_size,
-        test_size=test_size,
         final_filters=round_channels(1280 * widths[-1] // 440 * 0.75, 8),
-        **rows,
+        train_size=sizes[0],
+        test_size=sizes[1],
+        crop_fraction=0.9,
+        **TIMM,
     )
 
 
@@ -172,7 +169,7 @@ VARIANTS: dict[str, NFNetConfig] = {
         f"F{n}+": _nfnet(n, (384, 768, 2048, 2048), (192, 128, 128, 128))
         for n in range(8)
     },
-    **{f"RegNet-B{n}": _regnet(n) for n in range(6)},
+    **{f"RegNet-B{n}": _regnet(n, stochastic_depth_rate=0.1) for n in range(6)},
     **{
         f"ResNet-{size}": NFNetConfig(
             depths=_RESNET_DEPTHS[size],

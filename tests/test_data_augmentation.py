@@ -16,7 +16,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_nfnet.data import augmentation, mixing, randaugment
+from keras_nfnet.data import augmentation, randaugment, training_image
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.training_image import random_crop
 
@@ -121,7 +121,7 @@ def first_share(label):
     return float(label[2])
 
 
-@pytest.mark.parametrize("how", [mixing.mixup, mixing.cutmix])
+@pytest.mark.parametrize("how", [training_image.mixup, training_image.cutmix])
 def test_labels_are_mixed_as_the_pixels_are(how):
     images, labels = pair()
     shares = set()
@@ -136,9 +136,9 @@ def test_labels_are_mixed_as_the_pixels_are(how):
 
 def test_mixup_blends_everywhere_and_cutmix_pastes_a_box():
     images, labels = pair()
-    blended, _ = mixing.mixup(images, labels, 1.0, [0, 3])
+    blended, _ = training_image.mixup(images, labels, 1.0, [0, 3])
     assert len(np.unique(blended)) == 1
-    pasted, _ = mixing.cutmix(images, labels, 1.0, [0, 3])
+    pasted, _ = training_image.cutmix(images, labels, 1.0, [0, 3])
     inside = pasted.numpy()[..., 0] == 200
     assert set(np.unique(pasted)) == {10, 200}
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
@@ -149,7 +149,7 @@ def test_mixup_blends_everywhere_and_cutmix_pastes_a_box():
 def test_mixup_shares_follow_the_beta_distribution():
     images, labels = [tf.zeros((1, 1, 3))] * 2, tf.one_hot([0, 1], 2)
     mix = tf.function(
-        lambda seed: mixing.mixup(images, labels, 0.2, [0, seed])[1]
+        lambda seed: training_image.mixup(images, labels, 0.2, [0, seed])[1]
     )
     drawn = np.array([mix(tf.constant(n)).numpy()[0] for n in range(600)])
     assert np.isfinite(drawn).all()

@@ -204,7 +204,7 @@ FORMS, REFUSED = forms(), refused_forms()
 def by_graph(content):
     import tensorflow as tf
 
-    from keras_nfnet.data.graph_decoding import decode
+    from keras_nfnet.data.graph_preprocessing import decode
 
     return decode(tf.constant(content)).numpy()
 
@@ -296,7 +296,7 @@ def test_graph_and_pillow_decode_the_same_pixels(name):
 def test_a_crop_has_the_pixels_of_the_whole(name):
     import tensorflow as tf
 
-    from keras_nfnet.data.graph_decoding import decode_crop
+    from keras_nfnet.data.graph_preprocessing import decode_crop
 
     crop = decode_crop(tf.constant(FORMS[name]), lambda _: [2, 3, 5, 7])
     whole = decode_picture(FORMS[name])
@@ -396,7 +396,7 @@ def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(
 def test_the_limit_is_set_for_what_is_made_afterwards(limit, tmp_path):
     import tensorflow as tf
 
-    from keras_nfnet.data.graph_decoding import decode
+    from keras_nfnet.data.graph_preprocessing import decode
 
     content = FORMS["png"]
     made_before = tf.function(decode)
@@ -428,20 +428,20 @@ def test_pillows_own_limit_does_not_count(limit, monkeypatch):
 def test_a_chain_of_blocks_of_any_lengths_has_its_end(monkeypatch):
     import tensorflow as tf
 
-    from keras_nfnet.data import graph_frames
+    from keras_nfnet.data.graph_preprocessing import _File
 
     rng = np.random.default_rng(0)
     for longest in (1, 3, 255):
         lengths = rng.integers(1, longest, 40_000 // longest, endpoint=True)
         chain = b"".join(bytes([n]) + bytes(int(n)) for n in lengths) + b"\0"
         for before, after in ((b"", b""), (b"abc", b"\5\6" * 30_000)):
-            found = graph_frames._end_of_blocks(
-                tf.constant(before + chain + after),
-                tf.constant(len(before), tf.int64),
+            content = tf.constant(before + chain + after)
+            found = _File("GIF", content, 1).end_of_blocks(
+                tf.constant(len(before), tf.int64)
             )
             assert found == len(before + chain)
-        cut = tf.constant(chain[:-1])
-        found = graph_frames._end_of_blocks(cut, tf.constant(0, tf.int64))
+        cut = _File("GIF", tf.constant(chain[:-1]), 1)
+        found = cut.end_of_blocks(tf.constant(0, tf.int64))
         assert found > len(chain) - 1
 
 

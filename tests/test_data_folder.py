@@ -20,7 +20,7 @@ import tensorflow as tf
 import keras_nfnet
 from keras_nfnet.data import pipeline
 from keras_nfnet.data.augmentation import Augmentation
-from keras_nfnet.data.corrupt import CorruptCounter
+from keras_nfnet.data.data_info import CorruptCounter
 from keras_nfnet.data.folder import find_images, is_folder, list_pictures
 from keras_nfnet.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_nfnet.data.training_image import random_crop

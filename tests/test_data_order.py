@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from keras_nfnet.data import pipeline
 from keras_nfnet.data.augmentation import Augmentation
-from keras_nfnet.data.order import Order
 from keras_nfnet.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_nfnet.data.stored import Order
 
 FILES, EXAMPLES = 16, 396
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras_nfnet.data import pipeline
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.preprocessing import evaluation_picture, preprocess_input
-from keras_nfnet.data.written_characters import shift_zoom_rotate
+from keras_nfnet.data.training_image import shift_zoom_rotate
 
 PREPARE = """
     from keras_nfnet.data.digits import digits_builder

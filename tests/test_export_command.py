@@ -14,7 +14,7 @@ from test_fold import network
 
 import keras_nfnet
 from keras_nfnet.cli import main
-from keras_nfnet.data.description import description
+from keras_nfnet.data.labels import description
 from keras_nfnet.export import onnx_file, tflite
 from keras_nfnet.export.verify import verify
 

@@ -261,7 +261,7 @@ def an_export_of_other_outputs_is_refused(folder):
         )
 
 
-@guards(decoding, "_check_size")
+@guards(decoding._File, "check_size")
 def a_bomb_is_refused_by_its_header(folder):
     def chunk(kind, data):
         crc = zlib.crc32(kind + data)

@@ -7,7 +7,7 @@ from sklearn.datasets import load_sample_image
 
 import keras_nfnet
 from keras_nfnet.data.decoding import decode_picture
-from keras_nfnet.data.description import description
+from keras_nfnet.data.labels import description
 from keras_nfnet.data.preprocessing import (
     evaluation_picture,
     preprocess_input,

@@ -15,7 +15,7 @@ import keras_nfnet
 from keras_nfnet import Recipe
 from keras_nfnet.cli import main
 from keras_nfnet.data.augmentation import Augmentation
-from keras_nfnet.data.description import described
+from keras_nfnet.data.labels import described
 from keras_nfnet.training import recipes
 from keras_nfnet.training.network import build
 from keras_nfnet.training.recipe_file import (

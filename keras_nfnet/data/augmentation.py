@@ -1,6 +1,6 @@
 """What is done to training images at random: plain settings, no TensorFlow.
 
-`training_image.py`, `mixing.py` and `randaugment.py` do it.
+`training_image.py` and `randaugment.py` do it.
 """
 
 import dataclasses
@@ -67,14 +67,14 @@ class Augmentation:
             operation's range: 5 for F0, 10 for F1 and F2, 15 for F3 to F7.
         randaugment_layers: Operations one after another on each image; 0
             for no RandAugment.
-        mixup: α of the Beta distribution that the share of an image in its
-            mixture is drawn from; 0 for no MixUp.
-        cutmix: α of the distribution of the share that CutMix keeps; 0 for
-            no CutMix. With 1 the share is uniform.
+        mixup: α of the Beta distribution of an image's fraction of its
+            mixture; 0 for no MixUp.
+        cutmix: α of the distribution of the fraction that CutMix keeps; 0
+            for no CutMix. With 1 the fraction is uniform.
         flip: Whether half of the images are flipped left to right.
-        crop_area: Smallest and largest area of the crop over the picture's.
+        crop_area: Smallest and largest area of the crop over the image's.
         crop_aspect: Smallest and largest width over height of the crop, in
-            pixels of the picture. `crop_area=(1, 1)` takes every picture
+            pixels of the image. `crop_area=(1, 1)` takes every image
             whole, whatever the aspect.
 
     Raises:
@@ -154,7 +154,7 @@ def get(augment):
     """
     check(augment)
     if augment == "digits":
-        from keras_nfnet.data.written_characters import shift_zoom_rotate
+        from keras_nfnet.data.training_image import shift_zoom_rotate
 
         return shift_zoom_rotate
     return augment

@@ -2,7 +2,7 @@
 
 1797 real scans of 8×8 pixels that ship with scikit-learn: a data set that
 needs no download, and that a pipeline reads as it reads `imagenet2012`
-(encoded pictures in TFRecords). Importing this module registers it, so that
+(encoded images in TFRecords). Importing this module registers it, so that
 `tfds.load("nf_digits", data_dir=...)` works.
 """
 
@@ -12,7 +12,7 @@ import os
 import numpy as np
 import tensorflow_datasets as tfds
 
-# Stratified split: as near to 80/20 as whole numbers allow, in every class
+# Stratified split: as near to 80/20 as integers allow, in every class
 # and in all (1437 and 360).
 _TEST_EXAMPLES = 360
 _SPLIT_SEED = 0
@@ -29,7 +29,7 @@ _CITATION = r"""
 
 
 class NfDigits(tfds.core.GeneratorBasedBuilder):
-    """Scikit-learn's handwritten digits as PNG-encoded pictures."""
+    """Scikit-learn's handwritten digits as PNG-encoded images."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}

@@ -9,9 +9,12 @@ import tensorflow as tf
 from keras_nfnet.data import augmentation
 from keras_nfnet.data import graph_preprocessing as graph
 from keras_nfnet.data.augmentation import Augmentation
-from keras_nfnet.data.corrupt import CorruptCounter, first_good, report
+from keras_nfnet.data.data_info import CorruptCounter, DataInfo
+from keras_nfnet.data.folder import is_folder
+from keras_nfnet.data.labels import check_names
 from keras_nfnet.data.preprocessing import EVALUATION_MARGIN, sides
-from keras_nfnet.data.sources import DataInfo, open_source
+from keras_nfnet.data.sources import FolderSource, first_good, report
+from keras_nfnet.data.stored import StoredSource
 from keras_nfnet.data.training_image import (
     mixed_and_augmented,
     normalized,
@@ -20,8 +23,10 @@ from keras_nfnet.data.training_image import (
 from keras_nfnet.utils.arguments import (
     count,
     integer,
+    path,
     refuse,
     sequence,
+    text,
 )
 from keras_nfnet.utils.types import Path, Size
 
@@ -58,7 +63,7 @@ def load_split(
     >>> print(info.summary())
     nf_digits/1.0.0, test: 360 images, 10 classes
     """
-    source = open_source(name, split, data_dir)
+    source = _opened(name, split, data_dir)
     return source.examples.map(source.read), source.info
 
 
@@ -87,7 +92,7 @@ def training_dataset(
     and the start of the next.
 
     A folder is shuffled as a whole. Of a TFDS data set the files are
-    shuffled, and the examples of each file: see `data/order.py` for how
+    shuffled, and the examples of each file: see `data/stored.py` for how
     random that is. The parts of a batch come from different files where
     there are many, so with `shard` one of several workers reads only its
     part.
@@ -134,15 +139,13 @@ def training_dataset(
 
     Reference: arXiv:2102.06171, section 5.
     """
-    sides(size)
-    batch_size = integer("batch_size", batch_size)
+    batch_size = _checked_batch(batch_size, size)
     seed = count("seed", seed)
     first_step = count("first_step", first_step)
     augment = augmentation.get(augment)
     augments = isinstance(augment, Augmentation)
     index, parts = _checked_shard(shard, batch_size)
-    _check_memory(batch_size, size)
-    source = open_source(name, split, data_dir)
+    source = _opened(name, split, data_dir)
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
 
@@ -194,25 +197,10 @@ def training_dataset(
         image = normalized(tf.ensure_shape(image, (*sides(size), 3)))
         return image, label, skipped, names, labels
 
-    def batched(images, labels, *counted):
-        reported = report(counter, *counted, replaced=True)
-        with tf.control_dependencies([reported]):
-            return tf.identity(images), labels
-
-    dataset = (
-        tf.data.Dataset.zip(streams)
-        # Goes on reading while images are decoded. Holds no image itself.
-        .prefetch(part)
-        .map(prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(part, drop_remainder=True)
-        .map(batched)
-        .prefetch(tf.data.AUTOTUNE)
-        .apply(
-            tf.data.experimental.assert_cardinality(
-                tf.data.INFINITE_CARDINALITY
-            )
-        )
-        .with_options(_options())
+    # Goes on reading while images are decoded. Holds no image itself.
+    examples = tf.data.Dataset.zip(streams).prefetch(part)
+    dataset = _batches(examples, prepared, part, counter, replaces=True).apply(
+        tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     )
     return dataset, dataclasses.replace(info, corrupt=counter)
 
@@ -248,11 +236,9 @@ def evaluation_dataset(
     Raises:
         ValueError: On bad arguments, or see `load_split`.
     """
-    sides(size)
-    batch_size = integer("batch_size", batch_size)
+    batch_size = _checked_batch(batch_size, size)
     margin = count("margin", margin)
-    _check_memory(batch_size, size)
-    source = open_source(name, split, data_dir)
+    source = _opened(name, split, data_dir)
     info = source.info
     counter = CorruptCounter(max_corrupt, info.examples)
 
@@ -267,35 +253,66 @@ def evaluation_dataset(
         name = source.name(number, container)
         return image, tf.one_hot(label, info.classes), skipped, name, label
 
-    def batched(images, labels, *counted):
-        reported = report(counter, *counted, replaced=False)
-        with tf.control_dependencies([reported]):
-            good = counted[0] == 0
-            return tf.boolean_mask(images, good), tf.boolean_mask(labels, good)
-
-    dataset = (
-        source.examples.map(
-            prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-        .batch(batch_size)
-        .map(batched)
-        .prefetch(tf.data.AUTOTUNE)
-        .with_options(_options())
+    dataset = _batches(
+        source.examples, prepared, batch_size, counter, replaces=False
     )
     return dataset, dataclasses.replace(info, corrupt=counter)
 
 
-def _options():
+def _opened(name, split, data_dir):
+    """A `Source`; see `load_split`."""
+    path("name", name, "the name of a data set or the path of a folder")
+    text("split", split)
+    if data_dir is not None:
+        path("data_dir", data_dir, "the path of a folder, or `None`")
+    if is_folder(name):
+        source = FolderSource(name, split)
+    else:
+        source = StoredSource(name, split, data_dir)
+    check_names(source.info.label_names, f"The classes of {source.info.name!r}")
+    return source
+
+
+def _batches(examples, prepared, size, counter, replaces):
+    """Prepares examples in parallel, counts the broken ones and batches them.
+
+    Args:
+        examples: What a `Source` gives.
+        prepared: A function of an example that gives image, label, and what
+            `report` counts.
+        size: Examples of a batch.
+        counter: A `CorruptCounter`.
+        replaces: Whether others replace broken images; else these leave the
+            batch.
+    """
+
+    def batched(images, labels, *counted):
+        reported = report(counter, *counted, replaced=replaces)
+        with tf.control_dependencies([reported]):
+            if replaces:
+                return tf.identity(images), labels
+            good = counted[0] == 0
+            return tf.boolean_mask(images, good), tf.boolean_mask(labels, good)
+
     options = tf.data.Options()
     options.deterministic = True
     # Examples are what runs in parallel, not the operations on one of them.
     options.threading.max_intra_op_parallelism = 1
-    return options
+    return (
+        examples.map(
+            prepared, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        .batch(size, drop_remainder=replaces)
+        .map(batched)
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(options)
+    )
 
 
-def _check_memory(batch_size, size):
+def _checked_batch(batch_size, size):
     """Refuses a batch whose images alone are larger than the memory."""
     height, width = sides(size)
+    batch_size = integer("batch_size", batch_size)
     needed = batch_size * height * width * 3 * 4
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
@@ -305,6 +322,7 @@ def _check_memory(batch_size, size):
             f"small enough that its images, {needed / 2**30:,.0f} GiB, fit "
             f"into the memory of {memory / 2**30:,.0f} GiB",
         )
+    return batch_size
 
 
 def _checked_shard(shard, batch_size):

@@ -123,22 +123,22 @@ def preprocess_input(x: Tensor, data_format: str | None = None) -> Tensor:
 def evaluation_picture(
     image: Tensor, size: Size, margin: Margin = EVALUATION_MARGIN
 ) -> np.ndarray:
-    """The paper's evaluation view of one picture.
+    """The paper's evaluation crop of one image.
 
-    The whole picture is resized, its aspect ratio given up, to `margin`
+    The whole image is resized, its aspect ratio given up, to `margin`
     pixels more than `size`, by bicubic interpolation without antialiasing;
     then the centre is cropped.
 
     NOTE: as with the authors, bicubic overshoots are not clipped, so values
     can leave 0–255.
 
-    With a crop fraction it is the view of timm's networks: the shorter side
+    With a crop fraction it is the crop of timm's networks: the shorter side
     is resized to `size / fraction` with antialiasing, clipped and rounded as
     Pillow does, then the centre is cropped.
 
     Args:
         image: `(height, width, 3)`, RGB 0–255.
-        size: Side of the view in pixels, or `(height, width)`.
+        size: Side of the crop in pixels, or `(height, width)`.
         margin: Pixels to resize beyond `size`, an integer, 0 or more; or a
             crop fraction, a float in (0, 1].
 

@@ -15,8 +15,6 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_nfnet.data.mixing import with_box
-
 # Magnitudes are tenths of an operation's range; the paper's 15 exceeds it.
 _MAX_LEVEL = 10
 # The authors' constants, at level 10.
@@ -122,7 +120,7 @@ def rotate(image, level, negate=False):
     height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32) - 1)
     left = (width - (cos * width - sin * height)) / 2
     top = (height - (sin * width + cos * height)) / 2
-    return _moved(image, [cos, -sin, left, sin, cos, top])
+    return moved(image, [cos, -sin, left, sin, cos, top])
 
 
 def posterize(image, level, negate=False):
@@ -204,13 +202,13 @@ def sharpness(image, level, negate=False):
 def shear_x(image, level, negate=False):
     """Moves each row by 0.03 of its number a level."""
     shear = _signed(_SHEAR * _fraction(level), negate)
-    return _moved(_checked(image), [1.0, shear, 0.0, 0.0, 1.0, 0.0])
+    return moved(_checked(image), [1.0, shear, 0.0, 0.0, 1.0, 0.0])
 
 
 def shear_y(image, level, negate=False):
     """Moves each column by 0.03 of its number a level."""
     shear = _signed(_SHEAR * _fraction(level), negate)
-    return _moved(_checked(image), [1.0, 0.0, 0.0, shear, 1.0, 0.0])
+    return moved(_checked(image), [1.0, 0.0, 0.0, shear, 1.0, 0.0])
 
 
 def translate_x(image, level, negate=False):
@@ -241,6 +239,54 @@ def cutout(image, level, negate=False, center=None):
     high = tf.clip_by_value(center + half, 0, size)
     gray = tf.fill(tf.shape(image), tf.constant(_FILL, tf.uint8))
     return with_box(image, gray, low, high)
+
+
+def with_box(image, other, low, high):
+    """The image with a box of another.
+
+    Args:
+        image: `(height, width, 3)`.
+        other: An image of the same shape and type.
+        low: Row and column where the box begins.
+        high: Row and column before which it ends.
+
+    Returns:
+        An image like `image`.
+    """
+    (top, left), (bottom, right) = tf.unstack(low), tf.unstack(high)
+    middle = tf.concat(
+        [
+            image[top:bottom, :left],
+            other[top:bottom, left:right],
+            image[top:bottom, right:],
+        ],
+        axis=1,
+    )
+    pasted = tf.concat([image[:top], middle, image[bottom:]], axis=0)
+    return tf.ensure_shape(pasted, image.shape)
+
+
+def moved(image, transform, interpolation="NEAREST", fill=_FILL):
+    """Takes each pixel (x, y) from `transform` of (x, y).
+
+    Args:
+        image: `(height, width, 3)`.
+        transform: Six numbers: a, b, c of x = a x' + b y' + c, then of y.
+        interpolation: `"NEAREST"` or `"BILINEAR"`.
+        fill: Pixels from outside of the image.
+
+    Returns:
+        An image like `image`.
+    """
+    taken = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=tf.stack([*transform, 0.0, 0.0])[None],
+        output_shape=tf.shape(image)[:2],
+        fill_value=float(fill),
+        interpolation=interpolation,
+        fill_mode="CONSTANT",
+    )
+    return tf.ensure_shape(taken[0], image.shape)
 
 
 # In the authors' order. Each takes `(image, level, negate=False)`; `negate`
@@ -289,26 +335,12 @@ def _signed(value, negate):
     return tf.where(negate, -value, value)
 
 
-def _moved(image, transform):
-    """Takes each pixel (x, y) from `transform` of (x, y)."""
-    transform = tf.stack([*transform, 0.0, 0.0])
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None],
-        transforms=transform[None],
-        output_shape=tf.shape(image)[:2],
-        fill_value=float(_FILL),
-        interpolation="NEAREST",
-        fill_mode="CONSTANT",
-    )
-    return tf.ensure_shape(moved[0], image.shape)
-
-
 def _translated(image, level, negate, axis):
     shift = _TRANSLATION * _fraction(level)
     if shift != int(shift):
         transform = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
         transform[2 if axis else 5] = _signed(shift, negate)
-        return _moved(image, transform)
+        return moved(image, transform)
     # Cut from the image between two gray ones, by whole pixels.
     size = tf.shape(image)[axis]
     shift = tf.minimum(int(shift), size)
@@ -319,10 +351,9 @@ def _translated(image, level, negate, axis):
         rows = image
     gray = tf.fill(tf.shape(rows), tf.constant(_FILL, tf.uint8))
     wide = tf.concat([gray, rows, gray], axis)
-    moved = (
-        wide[:, begin : begin + size] if axis else wide[begin : begin + size]
-    )
-    return tf.reshape(moved, tf.shape(image))
+    end = begin + size
+    part = wide[:, begin:end] if axis else wide[begin:end]
+    return tf.reshape(part, tf.shape(image))
 
 
 def _blended(other, image, level):

@@ -1,11 +1,13 @@
 """From encoded training images to what the paper trains on."""
 
+import functools
+import math
+
 import numpy as np
 import tensorflow as tf
 
 from keras_nfnet.data import graph_preprocessing as graph
-from keras_nfnet.data import mixing, randaugment
-from keras_nfnet.data.graph_decoding import decode_crop
+from keras_nfnet.data import randaugment
 from keras_nfnet.data.preprocessing import (
     EVALUATION_MARGIN,
     IMAGENET_MEAN,
@@ -28,7 +30,7 @@ def random_crop(encoded, size, augmentation, seed):
         overshoots are not clipped.
     """
     seed = tf.random.split(seed, 2)
-    image = decode_crop(
+    image = graph.decode_crop(
         encoded, lambda shape: _window(shape, size, augmentation, seed[0])
     )
     if augmentation.flip:
@@ -53,16 +55,9 @@ def mixed_and_augmented(images, labels, augment, is_first_half, seed):
         An image `(height, width, 3)` and its label `(classes,)`.
     """
     seeds = tf.random.split(seed, 2)
-
-    def mix(how, alpha):
-        return lambda: how(images, labels, alpha, seeds[0])
-
     kinds = [
-        mix(how, alpha)
-        for how, alpha in (
-            (mixing.mixup, augment.mixup),
-            (mixing.cutmix, augment.cutmix),
-        )
+        functools.partial(mix, images, labels, alpha, seeds[0])
+        for mix, alpha in ((mixup, augment.mixup), (cutmix, augment.cutmix))
         if alpha
     ]
     if len(kinds) == 2:
@@ -78,6 +73,91 @@ def mixed_and_augmented(images, labels, augment, is_first_half, seed):
             seeds[1],
         )
     return image, label
+
+
+def mixup(images, labels, alpha, seed):
+    """Blends two images.
+
+    Args:
+        images: Two of `(height, width, 3)`, floating point.
+        labels: `(2, classes)`, floating point.
+        alpha: The first image's fraction is drawn from Beta(α, α).
+        seed: Two integers, the whole randomness.
+
+    Returns:
+        An image and its label `(classes,)`.
+
+    Reference: arXiv:1710.09412.
+    """
+    fraction = tf.cast(_beta(alpha, seed), tf.float32)
+    first, second = images
+    mixed = fraction * first + (1 - fraction) * second
+    return mixed, fraction * labels[0] + (1 - fraction) * labels[1]
+
+
+def cutmix(images, labels, alpha, seed):
+    """Pastes a box of the second image into the first.
+
+    The box has the images' aspect; its center is anywhere, and what lies
+    outside is cut off. Labels are mixed by the pixels that remain.
+
+    Args:
+        images: As for `mixup`.
+        labels: As for `mixup`.
+        alpha: The first image's fraction, before the box is cut off, is
+            drawn from Beta(α, α).
+        seed: Two integers, the whole randomness.
+
+    Returns:
+        As `mixup`.
+
+    Reference: arXiv:1905.04899.
+    """
+    seeds = tf.random.split(seed, 2)
+    first, second = images
+    sides = tf.constant(first.shape[:2].as_list())
+    kept = tf.cast(_beta(alpha, seeds[0]), tf.float32)
+    extent = tf.cast(tf.sqrt(1 - kept) * tf.cast(sides, tf.float32), tf.int32)
+    center = tf.random.stateless_uniform((2,), seeds[1])
+    center = tf.cast(center * tf.cast(sides, tf.float32), tf.int32)
+    low = tf.clip_by_value(center - extent // 2, 0, sides)
+    high = tf.clip_by_value(center + extent // 2, 0, sides)
+    fraction = tf.cast(1 - tf.reduce_prod((high - low) / sides), tf.float32)
+    mixed = randaugment.with_box(first, second, low, high)
+    return mixed, fraction * labels[0] + (1 - fraction) * labels[1]
+
+
+def shift_zoom_rotate(
+    image, seed, max_shift=0.08, max_zoom=0.1, max_degrees=10.0
+):
+    """Moves, scales and turns an image at random, for written characters.
+
+    Args:
+        image: `(height, width, 3)`, pixels 0–255, floating point.
+        seed: Two integers, the whole randomness.
+        max_shift: Largest shift over the image's side; 0.08 of 32 pixels is
+            2.6.
+        max_zoom: Largest enlargement or reduction; 0.1 for 10%.
+        max_degrees: Largest turn to either side.
+
+    Returns:
+        An image like `image`, bilinearly resampled, black where nothing was.
+    """
+    # Angle, zoom, shift down, shift right, each in [-1, 1).
+    draws = tf.random.stateless_uniform((4,), seed, -1.0, 1.0)
+    height, width = image.shape[:2]
+    angle = draws[0] * (max_degrees * math.pi / 180)
+    zoom = 1.0 + draws[1] * max_zoom
+    cos, sin = tf.cos(angle) / zoom, tf.sin(angle) / zoom
+    center_y, center_x = (height - 1) / 2, (width - 1) / 2
+    shift_y = center_y + draws[2] * max_shift * height
+    shift_x = center_x + draws[3] * max_shift * width
+    # Maps output pixels to input pixels around the (shifted) centre.
+    transform = [
+        *(cos, -sin, center_x - cos * shift_x + sin * shift_y),
+        *(sin, cos, center_y - sin * shift_x - cos * shift_y),
+    ]
+    return randaugment.moved(image, transform, "BILINEAR", fill=0)
 
 
 def normalized(image):
@@ -128,3 +208,11 @@ def _centre(shape, size):
     extent = tf.cast(scale * tf.constant([height, width], tf.float32), tf.int32)
     extent = tf.maximum(extent, 1)
     return tf.concat([(shape[:2] - extent + 1) // 2, extent], 0)
+
+
+def _beta(alpha, seed):
+    # In float64: at α = 0.2 a float32 of the Gamma distribution can be 0.
+    draws = tf.random.stateless_gamma(
+        (2,), seed, alpha=tf.constant(alpha, tf.float64), dtype=tf.float64
+    )
+    return draws[0] / (draws[0] + draws[1])

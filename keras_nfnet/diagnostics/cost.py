@@ -20,23 +20,15 @@ from keras_nfnet.utils.arguments import integer
 from keras_nfnet.variants import PUBLISHED_TOP1, VARIANTS
 from keras_nfnet.weights.published import REPOSITORIES
 
-_TRANSPOSED = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
+_TRANSPOSED = tuple(
+    getattr(keras.layers, f"Conv{rank}DTranspose") for rank in (1, 2, 3)
 )
 # Layers that use each of their kernels once per position.
 _KERNELS = (
-    *_TRANSPOSED,
-    PlainConvolution,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-    keras.layers.Dense,
+    *(getattr(keras.layers, f"Conv{rank}D") for rank in (1, 2, 3)),
+    *(getattr(keras.layers, f"DepthwiseConv{rank}D") for rank in (1, 2)),
+    *(getattr(keras.layers, f"SeparableConv{rank}D") for rank in (1, 2)),
+    *(*_TRANSPOSED, keras.layers.Dense, PlainConvolution),
 )
 
 
@@ -67,34 +59,25 @@ def count_macs(model: keras.Model, height: int, width: int) -> int:
     Reference: arXiv:2102.06171, table 3, which calls them FLOPs.
     """
     height, width = integer("height", height), integer("width", width)
-    counter = _Counter()
     graph = functional_graph(model)
     (image,) = graph.inputs
     shape = (1, height, width, image.shape[-1])
-    counter.run(graph, [keras.KerasTensor(shape, dtype=image.dtype)])
-    return counter.total
+    total = 0
 
-
-class _Counter:
-    """Follows the shapes through a graph and adds up."""
-
-    def __init__(self):
-        self.total = 0
-
-    def run(self, graph, inputs):
-        return run_graph(graph, inputs, self)
-
-    def __call__(self, operation, *args, **kwargs):
+    def apply(operation, *args, **kwargs):
+        nonlocal total
+        x = first_argument(args, kwargs)
         if isinstance(operation, NFBlock):
-            return operation.walk(self, first_argument(args, kwargs))
+            return operation.walk(apply, x)
         if isinstance(operation, keras.Model) and is_graph(operation):
-            inputs = first_argument(args, kwargs)
-            return self.run(functional_graph(operation), inputs)
+            return run_graph(functional_graph(operation), x, apply)
         outputs = operation.compute_output_spec(*args, **kwargs)
         if isinstance(operation, keras.layers.Layer):
-            x = first_argument(args, kwargs)
-            self.total += _macs(operation, x, outputs)
+            total += _macs(operation, x, outputs)
         return outputs
+
+    run_graph(graph, [keras.KerasTensor(shape, dtype=image.dtype)], apply)
+    return total
 
 
 def _macs(layer, inputs, outputs):
@@ -136,21 +119,21 @@ def variant_table() -> list[dict[str, Any]]:
     rows = []
     for variant, config in VARIANTS.items():
         model = without_values(functools.partial(NFNet, variant, weights=None))
+        train_macs, test_macs = (
+            count_macs(model, side, side)
+            for side in (config.train_size, config.test_size)
+        )
         rows.append(
             {
                 "variant": variant,
                 "parameters": model.count_params(),
                 "train_size": config.train_size,
                 "test_size": config.test_size,
-                "train_gmacs": _gmacs(model, config.train_size),
-                "test_gmacs": _gmacs(model, config.test_size),
+                "train_gmacs": train_macs / 1e9,
+                "test_gmacs": test_macs / 1e9,
                 "drop_rate": config.drop_rate,
                 "top1": PUBLISHED_TOP1.get(variant),
                 "weights": variant in REPOSITORIES,
             }
         )
     return rows
-
-
-def _gmacs(model, size):
-    return count_macs(model, size, size) / 1e9

@@ -3,24 +3,22 @@
 Reference: arXiv:2101.08692, sections 3 and 4.
 """
 
-import math
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import layers, ops, tree
 
+from keras_nfnet.diagnostics.signal_propagation import inputs_or_noise
 from keras_nfnet.layers import ScaledActivation, SkipInit
 from keras_nfnet.layers.activation import output_variance
 from keras_nfnet.models.graphs import functional_graph, is_graph, run_graph
 from keras_nfnet.models.nf_block import NFBlock
-from keras_nfnet.utils.arguments import array, positive
+from keras_nfnet.utils.arguments import positive
 from keras_nfnet.utils.types import Tensor
 
 # Positions over batch and sides that a variance is taken from, at least.
 _POSITIONS = 8192
-# A side that the model leaves open.
-_SIDE = 64
 # They lower the variance by as much as neighbours differ, which is the
 # signal's; the analysis says nothing of it.
 _POOLS = tuple(
@@ -124,7 +122,7 @@ def check_normalizer_free(
     """
     tolerance = positive("tolerance", tolerance)
     graph = functional_graph(model)
-    x = _inputs(graph, x)
+    x = inputs_or_noise(graph, x, side=64, positions=_POSITIONS)
     walk = _Walk(tolerance)
     with keras.StatelessScope(state_mapping=list(_gains_of_one(model))):
         walk.run(graph, tree.map_structure(lambda _: _Signal(x), graph.input))
@@ -272,33 +270,3 @@ def _gains_of_one(model):
                 name == "skip_gain" or not np.any(ops.convert_to_numpy(gain))
             ):
                 yield gain, ops.ones(gain.shape, gain.dtype)
-
-
-def _inputs(graph, x):
-    if len(graph.inputs) != 1:
-        raise ValueError(
-            f"`model` must have one input. Received: {len(graph.inputs)} inputs"
-        )
-    (expected,) = graph.inputs
-    shape = tuple(expected.shape[1:])
-    if x is None:
-        if "int" in keras.backend.standardize_dtype(expected.dtype):
-            raise ValueError(
-                "`x` must be given for a model on integers. Received: x=None"
-            )
-        *sides, channels = (side or _SIDE for side in shape)
-        batch = max(4, math.ceil(_POSITIONS / math.prod(sides)))
-        x = np.random.default_rng(0).standard_normal(
-            (batch, *sides, channels), np.float32
-        )
-    x = ops.cast(array("x", x), expected.dtype)
-    fits = len(x.shape) == len(shape) + 1 and all(
-        side in (None, given)
-        for side, given in zip(shape, x.shape[1:], strict=True)
-    )
-    if not fits or 0 in tuple(x.shape):
-        raise ValueError(
-            f"`x` must have shape {('batch', *shape)}. "
-            f"Received: x of shape {tuple(x.shape)}"
-        )
-    return x

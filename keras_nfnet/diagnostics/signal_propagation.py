@@ -3,6 +3,7 @@
 Reference: Brock et al. 2021, arXiv:2101.08692, section 3.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,56 +116,80 @@ def signal_propagation(
             "`model` must be a network of this package, with `NFBlock` "
             f"layers. Received: model={model!r}"
         )
-    x = _images(model, x)
+    x = inputs_or_noise(model, x, side=128, dtype=model.compute_dtype)
     stem = keras.Function(model.inputs, blocks[0].input)
     signal = stem([x])
-    squared_means, variances, residual_variances = [], [], []
+    statistics, residual = [_statistics(signal)], []
 
     def apply(layer, *args):
         if isinstance(layer, StochasticDepth):
-            _append(args[0], [], residual_variances)
+            residual.append(_statistics(args[0]))
         return layer(*args)
 
-    _append(signal, squared_means, variances)
     expected = [1.0]
     variance = 1.0
     for block in blocks:
         signal = block.walk(apply, signal)
-        _append(signal, squared_means, variances)
+        statistics.append(_statistics(signal))
         if block.conv_shortcut is not None:
             variance = 1.0
         variance += block.alpha**2
         expected.append(variance)
     return SignalPropagation(
         names=["stem"] + [block.name for block in blocks],
-        avg_sq_mean=squared_means,
-        avg_var=variances,
-        res_avg_var=residual_variances,
+        avg_sq_mean=[squared_mean for squared_mean, _ in statistics],
+        avg_var=[variance for _, variance in statistics],
+        res_avg_var=[variance for _, variance in residual],
         expected_var=expected,
     )
 
 
-def _images(model, x):
+def inputs_or_noise(model, x, side, positions=0, dtype=None):
+    """The inputs of a model, or standard-normal ones where `x` is `None`.
+
+    Args:
+        model: A functional Keras model.
+        x: Inputs or `None`.
+        side: A side in pixels where the model leaves it open.
+        positions: Positions over batch and sides, at least; the batch is 4 or
+            more.
+        dtype: Type of the result; `None` for that of the model's input.
+
+    Raises:
+        ValueError: If the model has several inputs, or `x` does not fit.
+    """
     if len(model.inputs) != 1:
         raise ValueError(
             f"`model` must have one input. Received: {len(model.inputs)} inputs"
         )
-    _, height, width, channels = model.inputs[0].shape
+    (expected,) = model.inputs
+    shape = tuple(expected.shape[1:])
     if x is None:
-        shape = (4, height or 128, width or 128, channels)
-        x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    x = ops.cast(array("x", x), model.compute_dtype)
-    if len(x.shape) != 4 or x.shape[-1] != channels or 0 in tuple(x.shape):
+        if "int" in keras.backend.standardize_dtype(expected.dtype):
+            raise ValueError(
+                "`x` must be given for a model on integers. Received: x=None"
+            )
+        *sides, channels = (each or side for each in shape)
+        batch = max(4, math.ceil(positions / math.prod(sides)))
+        x = np.random.default_rng(0).standard_normal(
+            (batch, *sides, channels), np.float32
+        )
+    x = ops.cast(array("x", x), dtype or expected.dtype)
+    fits = len(x.shape) == len(shape) + 1 and all(
+        expected in (None, given)
+        for expected, given in zip(shape, x.shape[1:], strict=True)
+    )
+    if not fits or 0 in tuple(x.shape):
         raise ValueError(
-            f"`x` must have shape (batch, height, width, {channels}). "
+            f"`x` must have shape {('batch', *shape)}. "
             f"Received: x of shape {tuple(x.shape)}"
         )
     return x
 
 
-def _append(x, squared_means, variances):
+def _statistics(x):
+    """Means over channels: of the squared channel mean, and of the variance."""
     x = ops.cast(x, "float32")
     mean = ops.mean(x, axis=(0, 1, 2))
     variance = ops.mean(ops.square(x - mean), axis=(0, 1, 2))
-    squared_means.append(float(ops.mean(ops.square(mean))))
-    variances.append(float(ops.mean(variance)))
+    return float(ops.mean(ops.square(mean))), float(ops.mean(variance))

@@ -128,8 +128,7 @@ def export(options):
             f"Received: {options.precision}"
         )
     from keras_nfnet import export as exports
-    from keras_nfnet.data.description import Described, described
-    from keras_nfnet.data.labels import read_labels
+    from keras_nfnet.data.labels import Described, described, read_labels
 
     beside = Described()
     if options.model.endswith(".keras"):

@@ -3,8 +3,7 @@
 import dataclasses
 import importlib.util
 
-from keras_nfnet.data.description import description
-from keras_nfnet.data.labels import class_names
+from keras_nfnet.data.labels import class_names, description
 from keras_nfnet.export.calibration import calibration_pixels
 from keras_nfnet.export.classifier import (
     check_finite,

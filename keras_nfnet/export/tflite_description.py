@@ -14,7 +14,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_nfnet.data.description import LABELS
+from keras_nfnet.data.labels import LABELS
 
 KEY = "serving_default"
 METADATA = "TFLITE_METADATA"

@@ -9,7 +9,7 @@ import os
 import numpy as np
 from keras import ops
 
-from keras_nfnet.architecture import Architecture, NFNetConfig
+from keras_nfnet.architecture import RECIPE_CHECKS, NFNetConfig
 from keras_nfnet.diagnostics.cost import count_macs
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.utils.arguments import path, text
@@ -236,11 +236,10 @@ def _table(rows):
 
 def _architecture(model, backbone, is_task):
     """All fields that are not their defaults, and what is beside them."""
-    defaults = {f.name: f.default for f in dataclasses.fields(NFNetConfig)}
     rows = [("network", backbone.variant or "a configuration of one's own")]
-    for field in dataclasses.fields(Architecture):
+    for field in dataclasses.fields(NFNetConfig):
         value = getattr(backbone.config, field.name)
-        if value != defaults[field.name]:
+        if field.name not in RECIPE_CHECKS and value != field.default:
             rows.append((f"`{field.name}`", f"`{value}`"))
     rows.append(("`image_shape`", f"`{backbone.image_shape}`"))
     if backbone.output_stride != 32:

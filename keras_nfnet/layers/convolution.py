@@ -180,7 +180,7 @@ def convolution_options(style):
     """Keyword arguments of every `ScaledWSConv2D` of a network.
 
     Args:
-        style: An `Architecture`, or a block with the same fields.
+        style: An `NFNetConfig`, or a block with the same fields.
     """
     gain = 1.0
     if style.gain_in == "kernel":

@@ -26,7 +26,7 @@ def body(apply, x, architecture, output_stride=32):
     Args:
         apply: Function of a layer and its input, as for `NFBlock.walk`.
         x: What stands for the image.
-        architecture: An `Architecture`.
+        architecture: An `NFNetConfig`.
         output_stride: As for `NFNet`.
 
     Returns:

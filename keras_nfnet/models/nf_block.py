@@ -91,7 +91,7 @@ class NFBlock(keras.layers.Layer):
         first_dilation: Dilation of the first 3×3 convolution.
         dilation_rate: Dilation of the second one. Where the two differ, the
             block stands for one of stride 2.
-        attention: As for `Architecture`, as those below.
+        attention: As for `NFNetConfig`, as those below.
         attention_position: `"last"` or `"middle"`.
         shortcut: `"pool"` or `"strided"`.
         skip: `"skip_init"` or `"gain"`.
@@ -168,7 +168,7 @@ class NFBlock(keras.layers.Layer):
 
         Args:
             spec: One of `architecture.blocks()`.
-            architecture: An `Architecture`.
+            architecture: An `NFNetConfig`.
         """
         shared = {
             name: getattr(architecture, name)

@@ -6,7 +6,7 @@ import re
 
 import keras
 
-from keras_nfnet.data.fingerprint import difference, fingerprint
+from keras_nfnet.data.data_info import difference, fingerprint
 from keras_nfnet.training.checkpoint import Checkpoints
 from keras_nfnet.training.recipe_file import (
     from_toml,

@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from keras_nfnet.data.corrupt import CorruptCounter
-from keras_nfnet.data.sources import DataInfo
+from keras_nfnet.data.data_info import CorruptCounter, DataInfo
 
 
 def own_info(argument, dataset, recipe, size):

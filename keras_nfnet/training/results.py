@@ -3,7 +3,7 @@
 import json
 import os
 
-from keras_nfnet.data.description import description
+from keras_nfnet.data.labels import description
 from keras_nfnet.diagnostics import signal_propagation
 from keras_nfnet.training.html_page import png_of
 from keras_nfnet.training.run_report import training_figure, write_run_report

@@ -24,7 +24,7 @@ _SHORT.maxstring = _SHORT.maxother = 200
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 8
 
 
-def refuse(name, value, expected, cause=None):
+def refuse(name, value, expected, cause=None, optional=False):
     """Raises the error of a bad argument.
 
     Args:
@@ -32,10 +32,12 @@ def refuse(name, value, expected, cause=None):
         value: What the caller passed.
         expected: What it must be, in words.
         cause: An error that led to this one, or `None`.
+        optional: Whether it may also be `None`.
 
     Raises:
         ValueError: Always.
     """
+    expected += ", or `None`" if optional else ""
     shown = " ".join(_SHORT.repr(value).split())
     raise ValueError(
         f"`{name}` must be {expected}. Received: {name}={shown}"
@@ -65,9 +67,8 @@ def number(name, value, accepts=None, expected="", optional=False):
         or not math.isfinite(number)
         or not (accepts is None or accepts(number))
     ):
-        alternative = ", or `None`" if optional else ""
-        described = " ".join(["a finite number", *expected.split()])
-        refuse(name, value, f"{described}{alternative}")
+        expected = f"a finite number {expected}".rstrip()
+        refuse(name, value, expected, optional=optional)
     return number
 
 
@@ -111,7 +112,7 @@ def integer(name, value, least=1, most=None, optional=False):
             expected = "a positive integer"
         else:
             expected = f"an integer, {least} or more"
-        refuse(name, value, f"{expected}{', or `None`' if optional else ''}")
+        refuse(name, value, expected, optional=optional)
     return int(number)
 
 
@@ -181,8 +182,7 @@ def boolean(name, value, optional=False):
     if value is None and optional:
         return None
     if not isinstance(value, bool | np.bool_):
-        alternative = ", or `None`" if optional else ""
-        refuse(name, value, f"`True` or `False`{alternative}")
+        refuse(name, value, "`True` or `False`", optional=optional)
     return bool(value)
 
 
@@ -206,8 +206,7 @@ def text(name, value, optional=False):
     if value is None and optional:
         return None
     if not isinstance(value, str) or not value:
-        alternative = ", or `None`" if optional else ""
-        refuse(name, value, f"a text that is not empty{alternative}")
+        refuse(name, value, "a text that is not empty", optional=optional)
     return str(value)
 
 
@@ -274,14 +273,13 @@ def looked_up(name, value, get, expected, optional=False):
         expected: What the value must be, such as `"an initializer"`.
         optional: Whether `None` is allowed.
     """
-    alternative = ", or `None`" if optional else ""
-    expected = f"{expected} that Keras knows{alternative}"
+    expected = f"{expected} that Keras knows"
     if value is None and not optional:
         refuse(name, value, expected)
     try:
         return get(value)
     except (TypeError, ValueError) as error:
-        refuse(name, value, expected, error)
+        refuse(name, value, expected, error, optional)
 
 
 def initializer(name, value):

@@ -124,7 +124,7 @@ def _add_recipe(parser, argument):
 
 def recipe_of(options):
     """The recipe that the command line names, with its settings."""
-    from keras_nfnet.training.recipe_file import read_recipe, with_settings
+    from keras_nfnet.training.recipe import read_recipe, with_settings
 
     name = options.recipe
     if name in recipes.names():
@@ -181,7 +181,7 @@ def _evaluate(options):
 
     recipe = recipe_of(options) if options.recipe else None
     if recipe is None and (options.settings or options.strategy):
-        from keras_nfnet.training.evaluate import recipe_of_run
+        from keras_nfnet.training.directory import recipe_of_run
 
         options.recipe = recipe_of_run(options.source)
         recipe = recipe_of(options)
@@ -203,7 +203,7 @@ def _evaluate(options):
 
 
 def _report(options):
-    from keras_nfnet.training.run_report import report_run
+    from keras_nfnet.training.directory import report_run
 
     print(f"report in {report_run(options.run_folder, options.out)}")
     return 0

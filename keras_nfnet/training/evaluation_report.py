@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from keras_nfnet.training.html_page import (
+from keras_nfnet.training.report import (
     element,
     picture,
     table,

@@ -1,6 +1,5 @@
 """One whole run: recipe → pipeline → model → optimizer → checkpoint."""
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,7 @@ import keras
 import numpy as np
 
 from keras_nfnet.models.output import probabilities_model
-from keras_nfnet.training.batches import (
-    TrainingData,
-    batch_of_one_step,
-    evaluation_data,
-    progress_bar,
-)
-from keras_nfnet.training.network import build
+from keras_nfnet.training.build import TrainingData, build, evaluation_data
 from keras_nfnet.training.recipe import Recipe
 from keras_nfnet.utils.arguments import integer, one_of, path, refuse
 from keras_nfnet.utils.types import Path
@@ -42,7 +35,7 @@ class TrainingResult:
         examples: Examples of the test split.
         ema_model: A model of the average of the weights, or `None`.
         ema_accuracy: Its top-1 accuracy, or `None`.
-        corrupt: One line on pictures that could not be decoded, by split;
+        corrupt: One line on images that could not be decoded, by split;
             empty where all could.
         steps: Steps made, in all processes that worked on the run.
     """
@@ -141,7 +134,11 @@ def train(
         path("directory", directory, "the path of a folder, or `None`")
     if data_dir is not None:
         path("data_dir", data_dir, "the path of a folder, or `None`")
-    callbacks = _checked_callbacks(callbacks)
+    if not isinstance(callbacks, list | tuple):
+        refuse("callbacks", callbacks, "a list of Keras callbacks")
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            refuse("callbacks", callback, "a list of Keras callbacks")
     if (data is None) != (test_data is None):
         raise ValueError(
             "`data` and `test_data` go together. Received: "
@@ -150,22 +147,22 @@ def train(
     from keras_nfnet.training.directory import RunDirectory
     from keras_nfnet.training.distribution import engine_for
 
-    batch_size = batch_of_one_step(recipe)
+    # Of one step of `fit`, which takes a part of the optimizer's batch.
+    batch_size = recipe.batch_size // (recipe.gradient_accumulation_steps or 1)
     # Before anything else: TensorFlow's workers meet here or never.
     engine = engine_for(recipe.strategy, batch_size)
     if recipe.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    with contextlib.ExitStack() as stack:
-        run = stack.enter_context(RunDirectory(directory, recipe, engine.chief))
-        stack.enter_context(engine.running())
+    with RunDirectory(directory, recipe, engine.chief) as run, engine.running():
         data = TrainingData(recipe, batch_size, data_dir, data)
         evaluation = evaluation_data(recipe, batch_size, data_dir, test_data)
         return _train(
             recipe,
             run,
             engine,
+            batch_size,
             data,
             evaluation,
             verbose,
@@ -174,29 +171,22 @@ def train(
         )
 
 
-def _checked_callbacks(callbacks):
-    expected = "a list of Keras callbacks"
-    if not isinstance(callbacks, list | tuple):
-        refuse("callbacks", callbacks, expected)
-    for callback in callbacks:
-        if not isinstance(callback, keras.callbacks.Callback):
-            refuse("callbacks", callback, expected)
-    return list(callbacks)
-
-
 def _train(
-    recipe, run, engine, data, evaluation, verbose, callbacks, save_every
+    recipe,
+    run,
+    engine,
+    batch_size,
+    data,
+    evaluation,
+    verbose,
+    callbacks,
+    save_every,
 ):
-    from keras_nfnet.training.callbacks import (
-        EvaluateEachEpoch,
-        KeepTrack,
-        NoteStep,
-    )
-    from keras_nfnet.training.evaluation import Evaluation
+    from keras_nfnet.training.callbacks import EvaluateEachEpoch, KeepTrack
+    from keras_nfnet.training.evaluate import progress_bar
     from keras_nfnet.training.state import restore_state
     from keras_nfnet.training.stop import SignalFlag
 
-    batch_size = batch_of_one_step(recipe)
     info, steps = data.info, data.steps
     evaluation, test_info = evaluation
     checkpoint = run.restore({"training": info, "evaluation": test_info})
@@ -204,7 +194,7 @@ def _train(
     if verbose and engine.chief:
         print(info.summary(), test_info.summary(), sep="\n")
 
-    # Here and not before: writing a data set draws from the same generators.
+    # Seed after preparing the data: preparing them consumes random numbers.
     keras.utils.set_random_seed(recipe.seed)
     with engine.scope():
         model = build(recipe, steps, load_weights=checkpoint is None)
@@ -215,30 +205,26 @@ def _train(
 
     flag = SignalFlag()
     track = KeepTrack(
-        steps,
-        run.path is not None,
-        run.checkpoints,
-        run.metadata,
-        save_every,
-        flag,
-        engine.workers,
-        checkpoint,
-        run.log,
-        recipe.max_skipped_steps,
-        recipe.gradient_accumulation_steps or 1,
+        run, recipe, steps, save_every, flag, engine.workers, checkpoint
     )
     evaluate = EvaluateEachEpoch(
-        lambda model: Evaluation(model, engine, batch_size),
+        engine,
         evaluation,
-        with_average=recipe.ema_decay is not None,
-        progress=progress_bar(test_info.examples, batch_size)
-        if verbose
-        else None,
-        track=track,
+        batch_size,
+        recipe.ema_decay is not None,
+        progress_bar(test_info.examples, batch_size, bool(verbose)),
+        track,
     )
     report = _ReportCorrupt(data, test_info.corrupt, verbose)
-    own = [NoteStep(flag), evaluate, *callbacks, *run.callbacks(), track]
-    own.append(report)
+    # `flag` hears of a step before, and `track` after, any other callback.
+    own = [
+        keras.callbacks.LambdaCallback(on_train_batch_end=flag.note_step),
+        evaluate,
+        *callbacks,
+        *run.callbacks(),
+        track,
+        report,
+    ]
 
     def fit(first_epoch, epochs, steps_per_epoch):
         model.fit(
@@ -257,7 +243,6 @@ def _train(
             evaluate.set_model(model)
             track.set_model(model)
             track.end_epoch({**track.unevaluated, **evaluate.evaluate()})
-        total = recipe.epochs * steps
         epoch, behind = divmod(step, steps)
         ended = track.ended
         if behind and not ended:  # The rest of the epoch it was stopped in.
@@ -267,25 +252,25 @@ def _train(
         if epoch < recipe.epochs and not ended:
             fit(epoch, recipe.epochs, steps)
     last = track.history[-1]
-    if callbacks or track.ended or step >= total:
+    if callbacks or track.ended or step >= recipe.epochs * steps:
         # The weights may be others than those of the last evaluation, and
         # a run that was over before has made none.
         for callback in (track, evaluate):
             callback.set_model(model)
         track.refuse_weights()
         if not track.ended:
-            track.save_the_end()
+            track.save(ended=True)
         last = evaluate.evaluate()
     measured = {
         name: value
         for name, value in last.items()
         if name.startswith(("val_", "ema_val_"))
     }
-
+    names = dict.fromkeys(name for row in track.history for name in row)
     result = TrainingResult(
         model=probabilities_model(model),
         training_model=model,
-        history=_by_name(track.history),
+        history={n: [row.get(n) for row in track.history] for n in names},
         accuracy=measured["val_accuracy"],
         loss=measured["val_loss"],
         evaluation=measured,
@@ -301,7 +286,7 @@ def _train(
 
 
 class _ReportCorrupt(keras.callbacks.Callback):
-    """Says at the end of each epoch what could not be decoded."""
+    """Prints at the end of each epoch which images could not be decoded."""
 
     def __init__(self, data, evaluation, verbose):
         super().__init__()
@@ -324,8 +309,3 @@ class _ReportCorrupt(keras.callbacks.Callback):
             for name, line in lines.items():
                 print(f"{name}: {line}")
             self._said = lines
-
-
-def _by_name(history):
-    names = dict.fromkeys(name for row in history for name in row)
-    return {name: [row.get(name) for row in history] for name in names}

@@ -8,24 +8,20 @@ import keras
 from keras_nfnet.models.nfnet import NFNet
 from keras_nfnet.models.output import logits_model
 from keras_nfnet.optimizers import SGDAGC, WarmupCosine
+from keras_nfnet.weights import load
+from keras_nfnet.weights.load import classes_in
 
 
-def build(recipe, steps_per_epoch, load_weights=True):
-    """The recipe's network, compiled with its optimizer and loss.
+def network(recipe, load_weights=True):
+    """The recipe's classifier.
 
     Args:
         recipe: A `Recipe`.
-        steps_per_epoch: Steps of `fit` in one epoch.
         load_weights: Whether to load the weights that the recipe starts
             from.
 
-    Returns:
-        A model that ends in logits, `(batch, classes)`, from which the loss
-        is computed. `probabilities_model` gives the classifier.
-
     Raises:
-        ValueError: If the weights do not fit, or the devices cannot do what
-            the recipe asks for.
+        ValueError: If the weights do not fit.
     """
     one_size = recipe.test_size in (None, recipe.size)
     policy = keras.config.dtype_policy()
@@ -45,9 +41,39 @@ def build(recipe, steps_per_epoch, load_weights=True):
         )
     finally:
         keras.config.set_dtype_policy(policy)
-    if recipe.weights is not None and load_weights:
-        _load(classifier, recipe)
-    model = logits_model(classifier)
+    if recipe.weights is None or not load_weights:
+        return classifier
+    classes = classes_in(recipe.weights)
+    fits = classes == recipe.classes
+    new_head = not fits if recipe.new_head is None else recipe.new_head
+    if not (fits or new_head):
+        raise ValueError(
+            "`weights` must have a classifier of as many classes as the "
+            f"recipe ({recipe.classes}), or `new_head` must be true. Received: "
+            f"weights={recipe.weights!r}, with {classes or 'no'} classes, "
+            f"new_head={new_head!r}"
+        )
+    load(classifier, recipe.weights, new_head=new_head)
+    return classifier
+
+
+def build(recipe, steps_per_epoch, load_weights=True):
+    """The recipe's network, compiled with its optimizer and loss.
+
+    Args:
+        recipe: A `Recipe`.
+        steps_per_epoch: Steps of `fit` in one epoch.
+        load_weights: As for `network`.
+
+    Returns:
+        A model that ends in logits, `(batch, classes)`, from which the loss
+        is computed. `probabilities_model` gives the classifier.
+
+    Raises:
+        ValueError: If the weights do not fit, or the devices cannot do what
+            the recipe asks for.
+    """
+    model = logits_model(network(recipe, load_weights))
     parts = recipe.gradient_accumulation_steps or 1
     steps_per_epoch //= parts
     model.compile(
@@ -72,23 +98,6 @@ def build(recipe, steps_per_epoch, load_weights=True):
         sam_fraction=recipe.sam_fraction,
     )
     return model
-
-
-def _load(classifier, recipe):
-    from keras_nfnet.weights import load
-    from keras_nfnet.weights.load import classes_in
-
-    classes = classes_in(recipe.weights)
-    fits = classes == recipe.classes
-    new_head = not fits if recipe.new_head is None else recipe.new_head
-    if not (fits or new_head):
-        raise ValueError(
-            "`weights` must have a classifier of as many classes as the "
-            f"recipe ({recipe.classes}), or `new_head` must be true. Received: "
-            f"weights={recipe.weights!r}, with {classes or 'no'} classes, "
-            f"new_head={new_head!r}"
-        )
-    load(classifier, recipe.weights, new_head=new_head)
 
 
 class TrainingData:

@@ -202,7 +202,7 @@ class RunDirectory:
         if not self._writes:
             return
         recipe = self._recipe
-        save_model(result.model, self._file(MODEL))
+        save_described(result.model, self._file(MODEL), recipe, result)
         save(result.model, self._file("weights.safetensors"))
         if result.ema_model is not None:
             save_model(result.ema_model, self._file(EMA_MODEL))
@@ -217,18 +217,7 @@ class RunDirectory:
             **{name: values[-1] for name, values in result.history.items()},
             **result.evaluation,
         }
-        size = recipe.test_size or recipe.size
-        texts = description(
-            result.model.name,
-            result.label_names,
-            (size, size),
-            recipe.precision,
-            recipe.evaluation_margin,
-        )
-        texts[_RESULTS] = json.dumps(summary, indent=1) + "\n"
-        for name, text in texts.items():
-            with replacing(self._file(name)) as temporary:
-                pathlib.Path(temporary).write_text(text, encoding="utf-8")
+        _write(self._file(_RESULTS), json.dumps(summary, indent=1) + "\n")
         curves = png_of(training_figure(result.history))
         with replacing(self._file("training.png")) as temporary:
             pathlib.Path(temporary).write_bytes(curves)
@@ -246,6 +235,26 @@ def save_model(model, path):
     """Writes a `.keras` file, whole or not at all."""
     with replacing(path, ".keras") as temporary:
         model.save(temporary)
+
+
+def save_described(model, path, recipe, result):
+    """Writes a `.keras` file, and beside it its labels and preprocessing."""
+    save_model(model, path)
+    size = recipe.test_size or recipe.size
+    texts = description(
+        model.name,
+        result.label_names,
+        (size, size),
+        recipe.precision,
+        recipe.evaluation_margin,
+    )
+    for name, text in texts.items():
+        _write(os.path.join(os.path.dirname(path), name), text)
+
+
+def _write(path, text):
+    with replacing(path) as temporary:
+        pathlib.Path(temporary).write_text(text, encoding="utf-8")
 
 
 def recipe_of_run(source):

@@ -12,7 +12,7 @@ from keras_nfnet.data.preprocessing import channel_statistics
 from keras_nfnet.export.contract import contract_of
 from keras_nfnet.models.keras_file import load_keras_file
 from keras_nfnet.models.output import logits_model
-from keras_nfnet.training.build import build, evaluation_data
+from keras_nfnet.training.build import evaluation_data, network
 from keras_nfnet.training.directory import EMA_MODEL, MODEL, recipe_of_run
 from keras_nfnet.training.distribution import engine_for
 from keras_nfnet.training.evaluation_report import (
@@ -136,14 +136,8 @@ def progress_bar(examples, batch_size, shown=True):
     from tqdm import tqdm
 
     total = -(-examples // batch_size)
-    return functools.partial(
-        tqdm,
-        desc="evaluation",
-        total=total,
-        leave=False,
-        delay=2,
-        disable=not shown,
-    )
+    options = {"leave": False, "delay": 2, "disable": not shown}
+    return lambda batches: tqdm(batches, "evaluation", total, **options)
 
 
 def evaluate_source(
@@ -167,7 +161,7 @@ def evaluate_source(
             for weights the model; `None` for that of the run.
         data_dir: Where TFDS keeps data sets.
         average: Of a run, take the average of the weights.
-        batch_size: Pictures of one global batch; by default 64 for each
+        batch_size: Images of one global batch; by default 64 for each
             device. The result does not depend on it.
         progress: Whether to show a progress bar.
         input_range: As for `keras_nfnet.export.to_onnx`.
@@ -253,19 +247,12 @@ def shown(values):
 def _as_taken(dataset, contract):
     """Batches of normalized RGB images as the model takes them."""
     if contract.channels == 3 and contract.input_range == "imagenet":
-        return dataset
+        yield from dataset
+        return
     mean, deviation = (np.float32(v) for v in channel_statistics(3))
-    return (
-        (
-            ops.convert_to_numpy(
-                contract.images(
-                    contract.pixels(np.asarray(images) * deviation + mean)
-                )
-            ),
-            labels,
-        )
-        for images, labels in dataset
-    )
+    for images, labels in dataset:
+        pixels = contract.pixels(np.asarray(images) * deviation + mean)
+        yield ops.convert_to_numpy(contract.images(pixels)), labels
 
 
 def _model(source, recipe, average):
@@ -293,11 +280,4 @@ def _model(source, recipe, average):
             f"({recipe.classes}). Received: {str(source)!r}, with "
             f"{classes or 'no'} classes"
         )
-    # Only the network is needed; a step in each epoch makes a schedule.
-    recipe = recipe.replace(
-        weights=str(path),
-        new_head=False,
-        ema_decay=None,
-        gradient_accumulation_steps=None,
-    )
-    return build(recipe, 1)
+    return network(recipe.replace(weights=str(path), new_head=False))

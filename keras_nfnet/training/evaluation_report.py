@@ -45,15 +45,13 @@ class Findings:
         for i in np.flatnonzero(hit == 0):
             # Of equal losses the first picture counts as the worse.
             badness = (float(loss[i]), -len(self.true) - int(i))
-            if len(self._worst) == _WORST and badness < self._worst[0][0]:
-                continue
-            push = (
-                heapq.heappush
-                if len(self._worst) < _WORST
-                else heapq.heappushpop
-            )
+            if len(self._worst) == _WORST:
+                if badness < self._worst[0][0]:
+                    continue
+                heapq.heappop(self._worst)
             what = (int(true[i]), int(predicted[i]), float(probability[i]))
-            push(self._worst, (badness, what, self._png(images[i])))
+            found = (badness, what, self._png(images[i]))
+            heapq.heappush(self._worst, found)
         self.true += true.tolist()
         self.predicted += predicted.astype(int).tolist()
 
@@ -75,8 +73,8 @@ class Findings:
         from PIL import Image
 
         pixels = np.clip(np.round(self._pixels(image)), 0, 255).astype("uint8")
-        pixels = pixels[..., :3]
-        pixels = pixels[..., 0] if pixels.shape[-1] < 3 else pixels
+        gray = pixels.shape[-1] < 3
+        pixels = pixels[..., 0] if gray else pixels[..., :3]
         small = Image.fromarray(pixels)
         small.thumbnail((_SIDE, _SIDE))
         file = io.BytesIO()
@@ -151,7 +149,6 @@ def _pairs(matrix, names):
     """The pairs of classes that were taken for another, by number."""
     wrong = matrix * (1 - np.eye(len(names), dtype=matrix.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
-    pairs = [np.unravel_index(i, wrong.shape) for i in order]
     rows = [
         (
             names[i],
@@ -159,7 +156,7 @@ def _pairs(matrix, names):
             int(wrong[i, j]),
             f"{100 * wrong[i, j] / matrix[i].sum():.1f}%",
         )
-        for i, j in pairs
+        for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[i, j]
     ]
     if not rows:
@@ -202,12 +199,8 @@ def _classes(matrix, names):
     for name, row, right in zip(names, matrix, matrix.diagonal(), strict=True):
         count = int(row.sum())
         accuracy = right / count if count else np.inf
-        rows.append((accuracy, (name, count, int(right))))
+        text = f"{100 * accuracy:.2f}%" if count else "–"
+        rows.append((accuracy, (name, count, int(right), text)))
     rows.sort(key=lambda row: row[0])
-    return table(
-        [
-            (*row, f"{100 * accuracy:.2f}%" if row[1] else "–")
-            for accuracy, row in rows
-        ],
-        ("class", "pictures", "right", "accuracy"),
-    )
+    header = ("class", "pictures", "right", "accuracy")
+    return table([row for _, row in rows], header)

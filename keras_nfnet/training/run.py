@@ -122,14 +122,136 @@ def train(
 
     Reference: arXiv:2102.06171, section 6 and appendix A.
     """
-    if not isinstance(recipe, Recipe):
-        raise ValueError(
-            f"`recipe` must be a `Recipe`. Received: recipe={recipe!r}"
-        )
+    _refuse(recipe, directory, data_dir, callbacks, data, test_data)
     save_every = integer("save_every", save_every)
     if isinstance(verbose, bool):
         verbose = int(verbose)
     one_of("verbose", verbose, ("auto", 0, 1, 2))
+    from keras_nfnet.training.callbacks import EvaluateEachEpoch, KeepTrack
+    from keras_nfnet.training.directory import RunDirectory
+    from keras_nfnet.training.distribution import engine_for
+    from keras_nfnet.training.evaluate import progress_bar
+    from keras_nfnet.training.state import restore_state
+    from keras_nfnet.training.stop import SignalFlag
+
+    # Of one step of `fit`, which takes a part of the optimizer's batch.
+    batch_size = recipe.batch_size // (recipe.gradient_accumulation_steps or 1)
+    # Before anything else: TensorFlow's workers meet here or never.
+    engine = engine_for(recipe.strategy, batch_size)
+    if recipe.deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    with RunDirectory(directory, recipe, engine.chief) as run, engine.running():
+        data = TrainingData(recipe, batch_size, data_dir, data)
+        evaluation, test_info = evaluation_data(
+            recipe, batch_size, data_dir, test_data
+        )
+        info, steps = data.info, data.steps
+        checkpoint = run.restore({"training": info, "evaluation": test_info})
+        step = checkpoint.step if checkpoint else 0
+        if verbose and engine.chief:
+            print(info.summary(), test_info.summary(), sep="\n")
+
+        # Seed after preparing the data: preparing them consumes random numbers.
+        keras.utils.set_random_seed(recipe.seed)
+        with engine.scope():
+            model = build(recipe, steps, load_weights=checkpoint is None)
+        if checkpoint is not None:
+            images = np.zeros(
+                (batch_size, recipe.size, recipe.size, 3), "float32"
+            )
+            labels = np.zeros((batch_size, info.classes), "float32")
+            restore_state(model, checkpoint.arrays, batch=(images, labels))
+
+        flag = SignalFlag()
+        track = KeepTrack(
+            run, recipe, steps, save_every, flag, engine.workers, checkpoint
+        )
+        evaluate = EvaluateEachEpoch(
+            engine,
+            evaluation,
+            batch_size,
+            recipe.ema_decay is not None,
+            progress_bar(test_info.examples, batch_size, bool(verbose)),
+            track,
+        )
+        report = _ReportCorrupt(data, test_info.corrupt, verbose)
+        # `flag` hears of a step before, and `track` after, any other callback.
+        own = [
+            keras.callbacks.LambdaCallback(on_train_batch_end=flag.note_step),
+            evaluate,
+            *callbacks,
+            *run.callbacks(),
+            track,
+            report,
+        ]
+
+        def fit(first_epoch, epochs, steps_per_epoch):
+            model.fit(
+                engine.distributed(data.part(track.step)),
+                initial_epoch=first_epoch,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                callbacks=own,
+                verbose=verbose,
+                shuffle=False,  # The pipeline shuffles.
+            )
+
+        with flag.watching(), data.errors():
+            if track.unevaluated is not None:
+                # A signal stopped the run within the evaluation of an epoch.
+                evaluate.set_model(model)
+                track.set_model(model)
+                track.end_epoch({**track.unevaluated, **evaluate.evaluate()})
+            epoch, behind = divmod(step, steps)
+            ended = track.ended
+            if behind and not ended:  # The rest of the epoch it was stopped in.
+                fit(epoch, epoch + 1, steps - behind)
+                epoch += 1
+                ended = model.stop_training
+            if epoch < recipe.epochs and not ended:
+                fit(epoch, recipe.epochs, steps)
+        last = track.history[-1]
+        if callbacks or track.ended or step >= recipe.epochs * steps:
+            # The weights may be others than those of the last evaluation, and
+            # a run that was over before has made none.
+            for callback in (track, evaluate):
+                callback.set_model(model)
+            track.refuse_weights()
+            if not track.ended:
+                track.save(ended=True)
+            last = evaluate.evaluate()
+        measured = {
+            name: value
+            for name, value in last.items()
+            if name.startswith(("val_", "ema_val_"))
+        }
+        names = dict.fromkeys(name for row in track.history for name in row)
+        result = TrainingResult(
+            model=probabilities_model(model),
+            training_model=model,
+            history={n: [row.get(n) for row in track.history] for n in names},
+            accuracy=measured["val_accuracy"],
+            loss=measured["val_loss"],
+            evaluation=measured,
+            label_names=info.label_names,
+            examples=test_info.examples,
+            ema_model=evaluate.average
+            and probabilities_model(evaluate.average),
+            ema_accuracy=measured.get("ema_val_accuracy"),
+            corrupt=report.lines(),
+            steps=track.step,
+        )
+        run.finish(result, with_signal=engine.workers == 1)
+        return result
+
+
+def _refuse(recipe, directory, data_dir, callbacks, data, test_data):
+    if not isinstance(recipe, Recipe):
+        raise ValueError(
+            f"`recipe` must be a `Recipe`. Received: recipe={recipe!r}"
+        )
     if directory is not None:
         path("directory", directory, "the path of a folder, or `None`")
     if data_dir is not None:
@@ -144,145 +266,6 @@ def train(
             "`data` and `test_data` go together. Received: "
             f"data={data!r}, test_data={test_data!r}"
         )
-    from keras_nfnet.training.directory import RunDirectory
-    from keras_nfnet.training.distribution import engine_for
-
-    # Of one step of `fit`, which takes a part of the optimizer's batch.
-    batch_size = recipe.batch_size // (recipe.gradient_accumulation_steps or 1)
-    # Before anything else: TensorFlow's workers meet here or never.
-    engine = engine_for(recipe.strategy, batch_size)
-    if recipe.deterministic and keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
-    with RunDirectory(directory, recipe, engine.chief) as run, engine.running():
-        data = TrainingData(recipe, batch_size, data_dir, data)
-        evaluation = evaluation_data(recipe, batch_size, data_dir, test_data)
-        return _train(
-            recipe,
-            run,
-            engine,
-            batch_size,
-            data,
-            evaluation,
-            verbose,
-            callbacks,
-            save_every,
-        )
-
-
-def _train(
-    recipe,
-    run,
-    engine,
-    batch_size,
-    data,
-    evaluation,
-    verbose,
-    callbacks,
-    save_every,
-):
-    from keras_nfnet.training.callbacks import EvaluateEachEpoch, KeepTrack
-    from keras_nfnet.training.evaluate import progress_bar
-    from keras_nfnet.training.state import restore_state
-    from keras_nfnet.training.stop import SignalFlag
-
-    info, steps = data.info, data.steps
-    evaluation, test_info = evaluation
-    checkpoint = run.restore({"training": info, "evaluation": test_info})
-    step = checkpoint.step if checkpoint else 0
-    if verbose and engine.chief:
-        print(info.summary(), test_info.summary(), sep="\n")
-
-    # Seed after preparing the data: preparing them consumes random numbers.
-    keras.utils.set_random_seed(recipe.seed)
-    with engine.scope():
-        model = build(recipe, steps, load_weights=checkpoint is None)
-    if checkpoint is not None:
-        images = np.zeros((batch_size, recipe.size, recipe.size, 3), "float32")
-        labels = np.zeros((batch_size, info.classes), "float32")
-        restore_state(model, checkpoint.arrays, batch=(images, labels))
-
-    flag = SignalFlag()
-    track = KeepTrack(
-        run, recipe, steps, save_every, flag, engine.workers, checkpoint
-    )
-    evaluate = EvaluateEachEpoch(
-        engine,
-        evaluation,
-        batch_size,
-        recipe.ema_decay is not None,
-        progress_bar(test_info.examples, batch_size, bool(verbose)),
-        track,
-    )
-    report = _ReportCorrupt(data, test_info.corrupt, verbose)
-    # `flag` hears of a step before, and `track` after, any other callback.
-    own = [
-        keras.callbacks.LambdaCallback(on_train_batch_end=flag.note_step),
-        evaluate,
-        *callbacks,
-        *run.callbacks(),
-        track,
-        report,
-    ]
-
-    def fit(first_epoch, epochs, steps_per_epoch):
-        model.fit(
-            engine.distributed(data.part(track.step)),
-            initial_epoch=first_epoch,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            callbacks=own,
-            verbose=verbose,
-            shuffle=False,  # The pipeline shuffles.
-        )
-
-    with flag.watching(), data.errors():
-        if track.unevaluated is not None:
-            # A signal stopped the run within the evaluation of an epoch.
-            evaluate.set_model(model)
-            track.set_model(model)
-            track.end_epoch({**track.unevaluated, **evaluate.evaluate()})
-        epoch, behind = divmod(step, steps)
-        ended = track.ended
-        if behind and not ended:  # The rest of the epoch it was stopped in.
-            fit(epoch, epoch + 1, steps - behind)
-            epoch += 1
-            ended = model.stop_training
-        if epoch < recipe.epochs and not ended:
-            fit(epoch, recipe.epochs, steps)
-    last = track.history[-1]
-    if callbacks or track.ended or step >= recipe.epochs * steps:
-        # The weights may be others than those of the last evaluation, and
-        # a run that was over before has made none.
-        for callback in (track, evaluate):
-            callback.set_model(model)
-        track.refuse_weights()
-        if not track.ended:
-            track.save(ended=True)
-        last = evaluate.evaluate()
-    measured = {
-        name: value
-        for name, value in last.items()
-        if name.startswith(("val_", "ema_val_"))
-    }
-    names = dict.fromkeys(name for row in track.history for name in row)
-    result = TrainingResult(
-        model=probabilities_model(model),
-        training_model=model,
-        history={n: [row.get(n) for row in track.history] for n in names},
-        accuracy=measured["val_accuracy"],
-        loss=measured["val_loss"],
-        evaluation=measured,
-        label_names=info.label_names,
-        examples=test_info.examples,
-        ema_model=evaluate.average and probabilities_model(evaluate.average),
-        ema_accuracy=measured.get("ema_val_accuracy"),
-        corrupt=report.lines(),
-        steps=track.step,
-    )
-    run.finish(result, with_signal=engine.workers == 1)
-    return result
 
 
 class _ReportCorrupt(keras.callbacks.Callback):

@@ -185,7 +185,8 @@ class Checkpoints:
                 f"({newest}): restore it first, or use another directory. "
                 f"Received: step={step}, directory={self.directory!r}"
             )
-        self._remove_left_overs()
+        # The lock is held, so nobody is writing them.
+        self._remove(filter(_LEFT_OVER.fullmatch, self._names()))
         path = os.path.join(self.directory, _NAME.format(step))
         if os.path.isdir(path):
             _move_aside(path)
@@ -234,7 +235,7 @@ class Checkpoints:
     @property
     def latest(self):
         """Step of the newest checkpoint, not read, or `None`."""
-        return self._found()[0][0] if self._found() else None
+        return next((step for step, _ in self._found()), None)
 
     def _names(self):
         try:
@@ -267,18 +268,13 @@ class Checkpoints:
         if len(sound) >= self.keep:
             stale += self._damaged
             self._damaged.clear()
-        for path in stale:
+        self._remove(stale)
+
+    def _remove(self, names):
+        for name in names:
             # One that stays takes room, no more; the next save tries again.
             with contextlib.suppress(OSError):
-                os.remove(path)
-
-    def _remove_left_overs(self):
-        # The lock is held, so nobody is writing them.
-        for name in self._names():
-            if _LEFT_OVER.fullmatch(name):
-                # As above.
-                with contextlib.suppress(OSError):
-                    os.remove(os.path.join(self.directory, name))
+                os.remove(os.path.join(self.directory, name))
 
 
 # A forked worker would keep its parent's lock after the parent was killed.

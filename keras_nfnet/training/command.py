@@ -177,14 +177,12 @@ def _train(options):
 
 
 def _evaluate(options):
+    from keras_nfnet.training.directory import recipe_of_run
     from keras_nfnet.training.evaluate import evaluate_source, shown
 
-    recipe = recipe_of(options) if options.recipe else None
-    if recipe is None and (options.settings or options.strategy):
-        from keras_nfnet.training.directory import recipe_of_run
-
+    if not options.recipe and (options.settings or options.strategy):
         options.recipe = recipe_of_run(options.source)
-        recipe = recipe_of(options)
+    recipe = recipe_of(options) if options.recipe else None
     values = evaluate_source(
         options.source,
         recipe,

@@ -315,23 +315,19 @@ def with_settings(recipe, settings):
     return _made(Recipe, fields)
 
 
-def _plain(value):
-    """Values that TOML has."""
-    if dataclasses.is_dataclass(value):
-        return {
-            field.name: _plain(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if value is None:
-        return _NONE
-    if callable(value):
-        raise ValueError(
-            "A recipe with a function cannot be written; use an "
-            f"`Augmentation` or its name. Received: {value!r}"
-        )
-    return value
+def _plain(recipe):
+    """A recipe as dictionaries of the values that TOML has."""
+
+    def fields(pairs):
+        for _, value in pairs:
+            if callable(value):
+                raise ValueError(
+                    "A recipe with a function cannot be written; use an "
+                    f"`Augmentation` or its name. Received: {value!r}"
+                )
+        return {k: _NONE if value is None else value for k, value in pairs}
+
+    return dataclasses.asdict(recipe, dict_factory=fields)
 
 
 def _made(cls, fields):

@@ -252,10 +252,9 @@ def _refuse(recipe, directory, data_dir, callbacks, data, test_data):
         raise ValueError(
             f"`recipe` must be a `Recipe`. Received: recipe={recipe!r}"
         )
-    if directory is not None:
-        path("directory", directory, "the path of a folder, or `None`")
-    if data_dir is not None:
-        path("data_dir", data_dir, "the path of a folder, or `None`")
+    for name, value in (("directory", directory), ("data_dir", data_dir)):
+        if value is not None:
+            path(name, value, "the path of a folder, or `None`")
     if not isinstance(callbacks, list | tuple):
         refuse("callbacks", callbacks, "a list of Keras callbacks")
     for callback in callbacks:

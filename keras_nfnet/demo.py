@@ -44,7 +44,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ValueError(
-            "`directory` must be a folder, or a place for a new one. "
+            "`directory` must be a folder, or a path for a new one. "
             f"Received: directory={str(directory)!r}, which is a file"
         )
     directory.mkdir(parents=True, exist_ok=True)

@@ -174,7 +174,7 @@ class KeepTrack(keras.callbacks.Callback):
 
     @property
     def is_told_to_stop(self):
-        """Whether the run can and shall stop where it is."""
+        """Whether a signal came and the run can stop at once."""
         return self._flag.number is not None and self._alone
 
     def stop_before_evaluation(self, logs):

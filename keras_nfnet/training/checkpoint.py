@@ -244,7 +244,7 @@ class Checkpoints:
             return []
 
     def _found(self):
-        """`(step, path)` of what is named as a checkpoint, newest first."""
+        """`(step, path)` of each checkpoint's file, newest first."""
         matches = map(_NUMBERED.fullmatch, self._names())
         return sorted(
             (
@@ -264,7 +264,7 @@ class Checkpoints:
     def _remove_old(self):
         sound = [path for _, path in self._sound()]
         stale = sound[self.keep :]
-        # A damaged one may take no place, but may stay until others do.
+        # Damaged ones do not count, and stay until enough good ones are there.
         if len(sound) >= self.keep:
             stale += self._damaged
             self._damaged.clear()
@@ -286,7 +286,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _move_aside(path):
-    """Renames a directory that is in the place of a checkpoint."""
+    """Renames a directory that has the name of a checkpoint."""
     aside = f"{path}.{secrets.token_hex(3)}"
     # What cannot be renamed, `replacing` refuses by its name.
     with contextlib.suppress(OSError):

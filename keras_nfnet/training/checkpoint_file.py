@@ -124,7 +124,7 @@ def check(path):
         match = _DIGEST.search(head)
         if match is None:
             raise ValueError("its header is damaged: no checksum is there")
-        # The checksum's own place counts as zeros.
+        # The checksum itself is hashed as zeros.
         digest = hashlib.sha256(head[: match.start(1)])
         digest.update(b"0" * 64 + head[match.end(1) :])
         while piece := file.read(_PIECE):

@@ -81,7 +81,7 @@ def engine_for(strategy="auto", batch_size=None):
     Args:
         strategy: `"one"` device; `"mirrored"`, all devices of this machine;
             `"multi_worker"`, several processes; `"tpu"`; or `"auto"`, which
-            takes what is there. On the TensorFlow backend these are
+            takes what is available. On the TensorFlow backend these are
             `tf.distribute`'s strategies, and `TF_CONFIG` says who the
             workers are; on JAX all but `"one"` are
             `keras.distribution.DataParallel` over all devices, and for

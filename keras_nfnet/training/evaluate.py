@@ -99,7 +99,7 @@ def _by_row(batch_size, logits, labels, rows):
     """What is known of each image, in its row of the global batch.
 
     A device that has other images of the batch leaves their rows 0, so
-    that the sum over devices is the whole.
+    that the sum over devices covers the global batch.
 
     Args:
         batch_size: Images of the global batch.
@@ -121,7 +121,7 @@ def _by_row(batch_size, logits, labels, rows):
     above = ops.sum(ops.where(is_true, 0.0, before), axis=-1)
     finite = ops.isfinite(loss)
     top1, top5 = (ops.logical_and(finite, above < top) for top in (1, 5))
-    # The class of a tie is the wrong one: what is no hit is no hit.
+    # In a tie the wrong class counts as predicted, as it is no hit.
     predicted = ops.where(
         top1, ops.argmax(ops.cast(is_true, "int32"), -1), ops.argmax(others, -1)
     )
@@ -160,13 +160,13 @@ def evaluate_source(
         recipe: A `Recipe`, whose data, test split and size are taken, and
             for weights the model; `None` for that of the run.
         data_dir: Where TFDS keeps data sets.
-        average: Of a run, take the average of the weights.
+        average: Whether to evaluate the average of a run's weights.
         batch_size: Images of one global batch; by default 64 for each
             device. The result does not depend on it.
         progress: Whether to show a progress bar.
         input_range: As for `keras_nfnet.export.to_onnx`.
         report: Path of an HTML file to write, or `None`: confusions, the
-            worst errors with their pictures, and accuracy by class. It
+            worst errors with their images, and accuracy by class. It
             opens offline. Several processes write it once.
         labels: For the report, one name per class, or the path of a text
             file with one name a line; `None` for the data's.
@@ -249,9 +249,9 @@ def _as_taken(dataset, contract):
     if contract.channels == 3 and contract.input_range == "imagenet":
         yield from dataset
         return
-    mean, deviation = (np.float32(v) for v in channel_statistics(3))
+    mean, std = (np.float32(v) for v in channel_statistics(3))
     for images, labels in dataset:
-        pixels = contract.pixels(np.asarray(images) * deviation + mean)
+        pixels = contract.pixels(np.asarray(images) * std + mean)
         yield ops.convert_to_numpy(contract.images(pixels)), labels
 
 

@@ -16,20 +16,20 @@ from keras_nfnet.training.report import (
 _MATRIX = 30
 _PAIRS = 50  # Confused pairs that are listed.
 _WORST = 40  # Errors that are shown.
-_SIDE = 144  # Of their pictures, in pixels.
+_SIDE = 144  # Largest side of their images, in pixels.
 
 
 class Findings:
-    """Gathers what an `Evaluation` says of each picture.
+    """Gathers what an `Evaluation` says of each image.
 
     Args:
         pixels: A function that makes what the model was given into pixels,
             `(height, width, channels)` of 0–255.
 
     Attributes:
-        true: Classes of the pictures, in order.
+        true: Classes of the images, in order.
         predicted: What was predicted.
-        finite: Whether the losses of all pictures are finite.
+        finite: Whether the losses of all images are finite.
     """
 
     def __init__(self, pixels):
@@ -43,7 +43,7 @@ class Findings:
         loss, hit, _, predicted, probability = values.T
         self.finite &= bool(np.isfinite(loss).all())
         for i in np.flatnonzero(hit == 0):
-            # Of equal losses the first picture counts as the worse.
+            # Of equal losses the first image counts as the worse.
             badness = (float(loss[i]), -len(self.true) - int(i))
             if len(self._worst) == _WORST:
                 if badness < self._worst[0][0]:
@@ -59,7 +59,7 @@ class Findings:
         """The errors of largest loss, the worst first.
 
         Returns:
-            A list of `(index of the picture, true class, predicted class,
+            A list of `(index of the image, true class, predicted class,
             probability of the true class, of the predicted class, PNG)`.
         """
         return [
@@ -91,7 +91,7 @@ def write_evaluation_report(path, title, rows, findings, names, files=None):
         rows: Pairs of a name and a value, what `evaluate` prints.
         findings: The `Findings`.
         names: One name per class.
-        files: The pictures' names in order, or `None` if they have none.
+        files: The images' file names in order, or `None`.
 
     Raises:
         ValueError: If an output of the model was not finite.
@@ -126,7 +126,7 @@ def write_evaluation_report(path, title, rows, findings, names, files=None):
 
 
 def _matrix(matrix, names):
-    """The matrix as a table; the darker, the larger share of its row."""
+    """The matrix as a table; the darker, the larger fraction of its row."""
     numbers = [
         element("th", str(i), title=name) for i, name in enumerate(names)
     ]

@@ -57,7 +57,7 @@ class JaxEngine(Engine):
         return part(self.worker, self.workers)
 
     def summed(self, function, model):
-        # The sum is whole on every device, also of another process.
+        # Every device of every process gets the whole sum.
         everywhere = None
         if self._distribution is not None:
             mesh = self._distribution.device_mesh

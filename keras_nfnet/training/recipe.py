@@ -113,7 +113,7 @@ class Recipe:
             `size`.
         evaluation_margin: Pixels to resize beyond `test_size` before the
             centre crop of evaluation.
-        max_corrupt: Share of pictures that may be corrupt before the run
+        max_corrupt: Fraction of images that may be corrupt before the run
             fails, in [0, 1].
         augmentation: A `keras_nfnet.data.Augmentation`, the name of one, or
             `None`.
@@ -138,7 +138,7 @@ class Recipe:
         ema_decay: Decay, in (0, 1), of the moving average of the weights,
             which is evaluated and saved beside them; `None` for no average.
         sam_rho: Radius of Sharpness-Aware Minimization, above 0; or `None`.
-        sam_fraction: The share of each batch, in (0, 1], on which SAM's
+        sam_fraction: The fraction of each batch, in (0, 1], on which SAM's
             ascent gradient is taken.
         gradient_accumulation_steps: Parts that a batch is taken in, one
             after another, where it does not fit into memory; or `None`.

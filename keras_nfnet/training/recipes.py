@@ -293,8 +293,8 @@ Reference: arXiv:2102.06171, tables 1 and 3.
 
 def _described_ablation(name, title, what, top1):
     steps = list(_ABLATIONS)
-    place = steps.index(name)
-    on_top = f", on top of `{steps[place - 1]}`" if place else ""
+    index = steps.index(name)
+    on_top = f", on top of `{steps[index - 1]}`" if index else ""
     return f"""Ablation, {title}: {top1[0]}% top-1 in the paper.
 
 {what}{on_top}, at F0.

@@ -55,7 +55,7 @@ class Html(str):
 
 
 def escaped(value):
-    """A value as HTML: what is `Html` as it is, all else as text."""
+    """A value as HTML: `Html` unchanged, anything else as escaped text."""
     if isinstance(value, Html):
         return value
     # Names from a file system may hold what UTF-8 has no code for.

@@ -27,7 +27,7 @@ def state_of(model):
 
     Returns:
         `{name: NumPy array}`. A name is what holds the variable, the
-        variable's place and its readable path: `model/0003/stem_conv0/gain`.
+        variable's index and its readable path: `model/0003/stem_conv0/gain`.
         It is the same for every model built by the same code. Under a
         `tf.distribute` strategy the values are those of the first replica,
         and of metrics the sum over the replicas.
@@ -100,8 +100,8 @@ def _variables(model, batch=None):
             model._symbolic_build(data_batch=tuple(batch))
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-    # Of the paths of optimizers and metrics only the ends: what they start
-    # with is the scope in which Keras happened to make the variable.
+    # Take only the ends of the paths of optimizers and metrics: they start
+    # with the scope in which Keras happened to create the variable.
     groups = {
         "model": (model.variables, 0),
         "optimizer": (model.optimizer.variables, -1),
@@ -109,9 +109,9 @@ def _variables(model, batch=None):
     }
     named = {}
     for group, (variables, start) in groups.items():
-        for place, variable in enumerate(variables):
+        for index, variable in enumerate(variables):
             path = "/".join(variable.path.split("/")[start:])
-            named[f"{group}/{place:04d}/{_COUNT.sub('', path)}"] = variable
+            named[f"{group}/{index:04d}/{_COUNT.sub('', path)}"] = variable
     return named
 
 

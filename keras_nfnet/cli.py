@@ -18,8 +18,8 @@ def main(arguments=None):
     accuracy.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A console that lacks a sign must not end a command that did its
-        # work. Not every stream can be told, such as a test's.
+        # A console that lacks a character must not end a command that did
+        # its work. Not every stream can be reconfigured, such as a test's.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)

@@ -32,11 +32,11 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     import tensorflow as tf
 
     from keras_nfnet.data.decoding import decode_picture
-    from keras_nfnet.data.labels import description
     from keras_nfnet.data.pipeline import load_split
     from keras_nfnet.diagnostics import signal_propagation
     from keras_nfnet.export import to_saved_model
     from keras_nfnet.training import recipes
+    from keras_nfnet.training.directory import save_described
     from keras_nfnet.training.run import train
 
     start = time.perf_counter()
@@ -44,7 +44,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ValueError(
-            "`directory` must be a folder, or a place for a new one. "
+            "`directory` must be a folder, or a path for a new one. "
             f"Received: directory={str(directory)!r}, which is a file"
         )
     directory.mkdir(parents=True, exist_ok=True)
@@ -53,21 +53,12 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     result = train(recipe, data_dir=data_dir, verbose=verbose)
     trained = time.perf_counter()
     model = result.model
-    _save(model, directory / "digits.keras")
-    beside = description(
-        model.name,
-        result.label_names,
-        (recipe.size, recipe.size),
-        recipe.precision,
-        recipe.evaluation_margin,
-    )
-    for name, text in beside.items():
-        _write(directory / name, text)
+    save_described(model, directory / "digits.keras", recipe, result)
     report = to_saved_model(
         model,
         str(directory / "saved_model"),
         labels=result.label_names,
-        size=recipe.size,
+        size=recipe.test_size or recipe.size,
         margin=recipe.evaluation_margin,
         overwrite=True,
     )
@@ -103,7 +94,8 @@ def demo(directory="demo", recipe=None, verbose="auto"):
         ("data and training", f"{trained - start:.0f} s"),
         ("all", f"{time.perf_counter() - start:.0f} s"),
     ]
-    _write(directory / "results.md", _table(rows, predicted, truth, answer))
+    table = _table(rows, predicted, truth, answer["scores"].numpy()[:, 0])
+    _write(directory / "results.md", table.encode())
     _plot(
         directory / "results.png",
         result.history,
@@ -124,20 +116,12 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     return result.accuracy
 
 
-def _save(model, path):
-    with replacing(path, ".keras") as temporary:
-        model.save(temporary)
-
-
 def _write(path, content):
-    if isinstance(content, str):
-        content = content.encode("utf-8")
     with replacing(path) as temporary:
         Path(temporary).write_bytes(content)
 
 
-def _table(rows, predicted, truth, answer):
-    scores = answer["scores"].numpy()[:, 0]
+def _table(rows, predicted, truth, scores):
     lines = ["# Handwritten digits with an NFNet", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from keras_nfnet.data.decoding import decode_picture
 from keras_nfnet.data.labels import best, class_names, described, read_labels
@@ -95,19 +95,19 @@ def predict(
     from keras import ops
     from tqdm import tqdm
 
+    from keras_nfnet.export.classifier import ends_in_logits
     from keras_nfnet.export.contract import contract_of
-    from keras_nfnet.models.output import probabilities
+    from keras_nfnet.models.output import is_one_sigmoid, probabilities
 
     model = network.build()
+    is_logits, one_sigmoid = ends_in_logits(model), is_one_sigmoid(model)
     contract = contract_of(model, input_range)
     results = []
     for view in tqdm(views, unit="picture", disable=len(views) < 2):
-        images = contract.images(contract.pixels(view[None]))
-        scores = probabilities(
-            model(images, training=False),
-            network.logits,
-            network.one_sigmoid,
+        outputs = model(
+            contract.images(contract.pixels(view[None])), training=False
         )
+        scores = probabilities(outputs, is_logits, one_sigmoid)
         scores = ops.convert_to_numpy(scores)[0]
         results.append(
             [(names[index], score) for index, score in best(scores, top)]
@@ -115,17 +115,14 @@ def predict(
     return results
 
 
-@dataclass(frozen=True)
-class _Network:
+class _Network(NamedTuple):
     """What is known of a network before it is built."""
 
     build: Callable
     classes: int
     size: int | tuple | None
+    margin: int | float
     labels: tuple | None = None
-    margin: int | float = EVALUATION_MARGIN
-    logits: bool = False
-    one_sigmoid: bool = False
 
 
 def _variant(variant, weights, classes, labels):
@@ -155,13 +152,9 @@ def _variant(variant, weights, classes, labels):
         )
 
     config = VARIANTS[name]
-    return _Network(
-        build,
-        2 if classes == 1 else classes,
-        config.test_size,
-        margin=config.crop_fraction or EVALUATION_MARGIN,
-        one_sigmoid=classes == 1,
-    )
+    margin = config.crop_fraction or EVALUATION_MARGIN
+    labelled = 2 if classes == 1 else classes
+    return _Network(build, labelled, config.test_size, margin)
 
 
 def _from_file(path, weights, classes):
@@ -174,13 +167,9 @@ def _from_file(path, weights, classes):
                 f"`{name}` is of a variant; a .keras file has its own. "
                 f"Received: {name}={value!r}"
             )
-    from keras_nfnet.export.classifier import (
-        check_classifier,
-        ends_in_logits,
-        view_margin,
-    )
+    from keras_nfnet.export.classifier import check_classifier, view_margin
     from keras_nfnet.models.keras_file import load_keras_file
-    from keras_nfnet.models.output import is_one_sigmoid, labelled_classes
+    from keras_nfnet.models.output import labelled_classes
 
     # Its size and classes are not known before.
     model = load_keras_file(path, "variant")
@@ -189,15 +178,8 @@ def _from_file(path, weights, classes):
     size = beside.size if None in fixed else fixed
     margin = view_margin(model, beside.margin)
     check_classifier(model)
-    return _Network(
-        lambda: model,
-        labelled_classes(model),
-        size,
-        beside.labels,
-        margin,
-        ends_in_logits(model),
-        is_one_sigmoid(model),
-    )
+    classes = labelled_classes(model)
+    return _Network(lambda: model, classes, size, margin, beside.labels)
 
 
 def format_predictions(pictures, predictions):

@@ -34,7 +34,7 @@ import tensorflow as tf
 import keras_nfnet
 from keras_nfnet import SGDAGC, adaptive_clip
 from keras_nfnet.training.distribution import engine_for
-from keras_nfnet.training.evaluation import Evaluation
+from keras_nfnet.training.evaluate import Evaluation
 
 STEPS, BATCH = 3, 16
 if backend == "tensorflow" and options.devices > 1:

@@ -24,7 +24,7 @@ from PIL import Image
 import keras_nfnet
 from keras_nfnet.cli import main
 from keras_nfnet.training import recipes
-from keras_nfnet.training.smoke import smoke
+from keras_nfnet.training.recipes import smoke
 from keras_nfnet.variants import VARIANTS
 
 ROOT = Path(__file__).parents[1]

@@ -11,13 +11,12 @@ from PIL import Image
 
 from keras_nfnet import NFNet, NFNetConfig, Recipe, preprocess_input
 from keras_nfnet.cli import main
-from keras_nfnet.training.evaluate import evaluate_source
-from keras_nfnet.training.evaluation import _by_row
+from keras_nfnet.training.evaluate import _by_row, evaluate_source
 from keras_nfnet.training.evaluation_report import (
     Findings,
     write_evaluation_report,
 )
-from keras_nfnet.training.recipe_file import write_recipe
+from keras_nfnet.training.recipe import write_recipe
 
 pytestmark = pytest.mark.tensorflow
 

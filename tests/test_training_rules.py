@@ -16,7 +16,7 @@ from keras_nfnet import NFNet, NFNetConfig, Recipe
 from keras_nfnet.cli import main
 from keras_nfnet.predict import predict
 from keras_nfnet.training.checkpoint import Checkpoints
-from keras_nfnet.training.recipe_file import write_recipe
+from keras_nfnet.training.recipe import write_recipe
 from keras_nfnet.training.stop import (
     SignalFlag,
     TrainingDiverged,
@@ -127,7 +127,7 @@ def weights_of(classes, path):
 
 
 def test_new_head_says_whether_the_classifier_starts_anew(tmp_path):
-    from keras_nfnet.training.network import build
+    from keras_nfnet.training.build import build
 
     path = str(tmp_path / "two.safetensors")
     kernel = weights_of(2, path)

@@ -17,16 +17,16 @@ from keras_nfnet.cli import main
 from keras_nfnet.data.augmentation import Augmentation
 from keras_nfnet.data.labels import described
 from keras_nfnet.training import recipes
-from keras_nfnet.training.network import build
-from keras_nfnet.training.recipe_file import (
+from keras_nfnet.training.build import build
+from keras_nfnet.training.recipe import (
     from_toml,
     read_recipe,
     to_toml,
     with_settings,
     write_recipe,
 )
+from keras_nfnet.training.recipes import smoke
 from keras_nfnet.training.run import train
-from keras_nfnet.training.smoke import smoke
 from keras_nfnet.training.stop import TrainingDiverged
 
 PAPER = [f"f{n}" for n in range(7)]

@@ -1,28 +1,22 @@
 """What happens during `fit`: evaluation, the log, checkpoints."""
 
 import collections
-import csv
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_nfnet.models.classifier import clipped_by_stage
 from keras_nfnet.models.train_step import skipped_steps
 from keras_nfnet.training.ema import ema_model
+from keras_nfnet.training.evaluate import Evaluation
 from keras_nfnet.training.state import restore_state, state_of
 from keras_nfnet.training.stop import TrainingDiverged, TrainingStopped
-from keras_nfnet.utils.files import replacing
 
 # Steps between two looks at the logs, each of which waits for the device.
 _LOOK_EVERY = 10
 # Optimizer steps of which `Recipe.max_skipped_steps` may be skipped.
 _WINDOW = 100
-
-
-class _Interrupted(Exception):
-    """A signal came within an evaluation."""
 
 
 class EvaluateEachEpoch(keras.callbacks.Callback):
@@ -32,69 +26,57 @@ class EvaluateEachEpoch(keras.callbacks.Callback):
     step clipped, by stage.
 
     Args:
-        evaluation: A function from a model to an `Evaluation` of it.
+        engine: The `Engine`.
         dataset: The batches to evaluate on.
+        batch_size: Images of one global batch.
         with_average: Whether the optimizer keeps an average.
-        progress: A function that wraps batches, or `None`.
-        track: The run's `KeepTrack`, which a signal tells to stop within an
-            evaluation; `None` lets evaluations end.
+        progress: A function that wraps batches.
+        track: The run's `KeepTrack`. A signal tells it to stop within an
+            evaluation.
     """
 
     def __init__(
-        self, evaluation, dataset, with_average, progress=None, track=None
+        self, engine, dataset, batch_size, with_average, progress, track
     ):
         super().__init__()
-        self._track = track
-        self._make = evaluation
+        self._engine = engine
         self._dataset = dataset
+        self._batch_size = batch_size
         self._with_average = with_average
         self._progress = progress
+        self._track = track
         self._evaluations = {}
         self.average = None
 
     def on_epoch_end(self, epoch, logs=None):
         fractions = clipped_by_stage(self.model.optimizer)
         logs.update({k: float(v) for k, v in fractions.items()})
-        try:
-            logs.update(self.evaluate(self._stoppable))
-        except _Interrupted:  # The run ends; it evaluates when it goes on.
-            self._track.stop_before_evaluation(logs)
 
-    def _stoppable(self, batches):
-        for batch in self._progress(batches) if self._progress else batches:
-            if self._track is not None and self._track.is_told_to_stop:
-                raise _Interrupted
-            yield batch
+        def stoppable(batches):
+            for batch in self._progress(batches):
+                # The run evaluates when it is resumed.
+                if self._track.is_told_to_stop:
+                    self._track.stop_before_evaluation(logs)
+                yield batch
+
+        logs.update(self.evaluate(stoppable))
 
     def evaluate(self, progress=None):
         """`{"val_loss": …, "ema_val_loss": …}` of the model as it is."""
-        progress = progress or self._progress
-        logs = self._evaluate(self.model, "val", progress)
+        models = {"val": self.model}
         if self._with_average:
             self.average = ema_model(self.model, into=self.average)
-            logs.update(self._evaluate(self.average, "ema_val", progress))
+            models["ema_val"] = self.average
+        logs = {}
+        for prefix, model in models.items():
+            if prefix not in self._evaluations:
+                self._evaluations[prefix] = Evaluation(
+                    model, self._engine, self._batch_size
+                )
+            evaluation = self._evaluations[prefix]
+            found = evaluation(self._dataset, progress or self._progress)
+            logs.update({f"{prefix}_{k}": value for k, value in found.items()})
         return logs
-
-    def _evaluate(self, model, prefix, progress):
-        if prefix not in self._evaluations:
-            self._evaluations[prefix] = self._make(model)
-        logs = self._evaluations[prefix](self._dataset, progress)
-        return {f"{prefix}_{name}": value for name, value in logs.items()}
-
-
-class NoteStep(keras.callbacks.Callback):
-    """Tells a `SignalFlag` of each step, before any other callback runs.
-
-    Args:
-        flag: The `SignalFlag`.
-    """
-
-    def __init__(self, flag):
-        super().__init__()
-        self._flag = flag
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._flag.stepped = True
 
 
 class KeepTrack(keras.callbacks.Callback):
@@ -106,20 +88,15 @@ class KeepTrack(keras.callbacks.Callback):
     the last good checkpoint stays.
 
     Args:
+        run: The `RunDirectory`.
+        recipe: The `Recipe`.
         steps_per_epoch: Steps of one epoch.
-        keeps: Whether the run keeps checkpoints.
-        checkpoints: A `Checkpoints` to save to, or `None` if another
-            process saves them.
-        metadata: What is saved with each checkpoint.
         save_every: Steps between checkpoints.
         flag: A `SignalFlag`.
         workers: Processes of the run. All of them gather the state, since
             that sums metrics over them, at the same steps; so with several a
             signal waits for the next checkpoint that is due.
         checkpoint: The `Checkpoint` to go on from, or `None`.
-        log: Path of the CSV to write, or `None`.
-        max_skipped_steps: See `Recipe`.
-        parts: Steps of `fit` in one step of the optimizer.
 
     Attributes:
         step: Steps made since the run began, in whichever process.
@@ -131,32 +108,26 @@ class KeepTrack(keras.callbacks.Callback):
 
     def __init__(
         self,
+        run,
+        recipe,
         steps_per_epoch,
-        keeps,
-        checkpoints,
-        metadata,
         save_every,
         flag,
-        workers=1,
-        checkpoint=None,
-        log=None,
-        max_skipped_steps=10,
-        parts=1,
+        workers,
+        checkpoint,
     ):
         super().__init__()
+        self._run = run
+        self._keeps = run.path is not None
         self._steps_per_epoch = steps_per_epoch
-        self._keeps = keeps
-        self._checkpoints = checkpoints
+        self._save_every = save_every
+        self._flag = flag
         self._alone = workers == 1
         # One of several workers waits for the others.
         flag.stepped = not self._alone
-        self._metadata = metadata
-        self._save_every = save_every
-        self._flag = flag
-        self._log = log
         self._begun = checkpoint
-        self._max_skipped = max_skipped_steps
-        self._window = _WINDOW * parts
+        self._max_skipped = recipe.max_skipped_steps
+        self._window = _WINDOW * (recipe.gradient_accumulation_steps or 1)
         self._looks = collections.deque()
         metadata = checkpoint.metadata if checkpoint else {}
         self.step = checkpoint.step if checkpoint else 0
@@ -184,7 +155,9 @@ class KeepTrack(keras.callbacks.Callback):
             self._refuse_skips(logs)
         # The end of an epoch saves, and stops, after its evaluation.
         if (stopped or due) and self.step % self._steps_per_epoch:
-            self._save()
+            if self._keeps:
+                self.refuse_weights()
+            self.save()
             self._stop_if_told()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -196,13 +169,12 @@ class KeepTrack(keras.callbacks.Callback):
         """Keeps the logs of a whole epoch, and saves."""
         self.unevaluated = None
         self.history.append(_plain(logs))
-        self._save(ended)
-        if self._log:
-            write_log(self._log, self.history)
+        self.save(ended)
+        self._run.write_log(self.history)
 
     @property
     def is_told_to_stop(self):
-        """Whether the run can and shall stop where it is."""
+        """Whether a signal came and the run can stop at once."""
         return self._flag.number is not None and self._alone
 
     def stop_before_evaluation(self, logs):
@@ -213,7 +185,7 @@ class KeepTrack(keras.callbacks.Callback):
         """
         self._refuse_epoch(logs)
         self.unevaluated = _plain(logs)
-        self._save()
+        self.save()
         self._stop_if_told()
 
     def _refuse_epoch(self, logs):
@@ -221,10 +193,6 @@ class KeepTrack(keras.callbacks.Callback):
         self.refuse_weights()
         if not math.isfinite(float(logs["loss"])):
             raise self._diverged("no step of the epoch had a finite loss")
-
-    def save_the_end(self):
-        """Saves the weights as the last callback left them."""
-        self._save(ended=True)
 
     def refuse_weights(self):
         """Refuses weights that are not finite.
@@ -245,21 +213,20 @@ class KeepTrack(keras.callbacks.Callback):
         if self._flag.number is not None:
             raise TrainingStopped(self.step, self._flag.number, self._keeps)
 
-    def _save(self, ended=False):
+    def save(self, ended=False):
+        """Saves a checkpoint, if the run keeps them.
+
+        Args:
+            ended: Whether the run is over.
+        """
         if not self._keeps:
             return
-        arrays = state_of(self.model)
-        for name, array in arrays.items():
-            # Others, such as `clipped_units`, say NaN for a skipped step.
-            if name.startswith("model/") and not np.isfinite(array).all():
-                raise self._diverged(f"the weights {name!r} are not finite")
-        if self._checkpoints is not None:
-            metadata = {**self._metadata, "history": self.history}
-            if ended:
-                metadata["ended"] = True
-            if self.unevaluated is not None:
-                metadata["unevaluated"] = self.unevaluated
-            self._checkpoints.save(self.step, arrays, metadata)
+        facts = {"history": self.history}
+        if ended:
+            facts["ended"] = True
+        if self.unevaluated is not None:
+            facts["unevaluated"] = self.unevaluated
+        self._run.save(self.step, state_of(self.model), **facts)
 
     def _refuse_skips(self, logs):
         now = int(logs["skipped_steps"])
@@ -276,9 +243,7 @@ class KeepTrack(keras.callbacks.Callback):
             )
 
     def _diverged(self, what):
-        kept = ""
-        if self._keeps:
-            kept = ". The last good checkpoint is kept"
+        kept = ". The last good checkpoint is kept" if self._keeps else ""
         return TrainingDiverged(
             f"Training has diverged: at step {self.step:,} {what}{kept}. Try "
             "a lower `learning_rate`, a smaller `clipping`, or another "
@@ -286,22 +251,7 @@ class KeepTrack(keras.callbacks.Callback):
         )
 
 
-def write_log(path, history):
-    """Writes one row per epoch to a CSV, whole or not at all."""
-    names = ["epoch", *dict.fromkeys(name for row in history for name in row)]
-    with replacing(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            for epoch, row in enumerate(history, 1):
-                writer.writerow({"epoch": epoch, **row})
-
-
 def _plain(logs):
-    """Logs as JSON can hold them."""
-    return {name: _finite_or_none(value) for name, value in logs.items()}
-
-
-def _finite_or_none(value):
-    value = float("nan" if value is None else value)
-    return value if math.isfinite(value) else None
+    """Logs as JSON can hold them: what is not finite becomes `None`."""
+    values = {k: math.nan if v is None else float(v) for k, v in logs.items()}
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}

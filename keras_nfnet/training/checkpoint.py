@@ -185,7 +185,8 @@ class Checkpoints:
                 f"({newest}): restore it first, or use another directory. "
                 f"Received: step={step}, directory={self.directory!r}"
             )
-        self._remove_left_overs()
+        # The lock is held, so nobody is writing them.
+        self._remove(filter(_LEFT_OVER.fullmatch, self._names()))
         path = os.path.join(self.directory, _NAME.format(step))
         if os.path.isdir(path):
             _move_aside(path)
@@ -234,7 +235,7 @@ class Checkpoints:
     @property
     def latest(self):
         """Step of the newest checkpoint, not read, or `None`."""
-        return self._found()[0][0] if self._found() else None
+        return next((step for step, _ in self._found()), None)
 
     def _names(self):
         try:
@@ -243,7 +244,7 @@ class Checkpoints:
             return []
 
     def _found(self):
-        """`(step, path)` of what is named as a checkpoint, newest first."""
+        """`(step, path)` of each checkpoint's file, newest first."""
         matches = map(_NUMBERED.fullmatch, self._names())
         return sorted(
             (
@@ -263,22 +264,17 @@ class Checkpoints:
     def _remove_old(self):
         sound = [path for _, path in self._sound()]
         stale = sound[self.keep :]
-        # A damaged one may take no place, but may stay until others do.
+        # Damaged ones do not count, and stay until enough good ones are there.
         if len(sound) >= self.keep:
             stale += self._damaged
             self._damaged.clear()
-        for path in stale:
+        self._remove(stale)
+
+    def _remove(self, names):
+        for name in names:
             # One that stays takes room, no more; the next save tries again.
             with contextlib.suppress(OSError):
-                os.remove(path)
-
-    def _remove_left_overs(self):
-        # The lock is held, so nobody is writing them.
-        for name in self._names():
-            if _LEFT_OVER.fullmatch(name):
-                # As above.
-                with contextlib.suppress(OSError):
-                    os.remove(os.path.join(self.directory, name))
+                os.remove(os.path.join(self.directory, name))
 
 
 # A forked worker would keep its parent's lock after the parent was killed.
@@ -290,7 +286,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _move_aside(path):
-    """Renames a directory that is in the place of a checkpoint."""
+    """Renames a directory that has the name of a checkpoint."""
     aside = f"{path}.{secrets.token_hex(3)}"
     # What cannot be renamed, `replacing` refuses by its name.
     with contextlib.suppress(OSError):

@@ -31,7 +31,7 @@ _DTYPES = {
 
 
 def lay_out(step, arrays, metadata):
-    """Checks all there is to check before a byte is written.
+    """Checks everything before a byte is written.
 
     Args:
         step: Of the checkpoint.
@@ -54,9 +54,8 @@ def lay_out(step, arrays, metadata):
             "`metadata` must be a dictionary that JSON can hold "
             f"({error}). Received: metadata={metadata!r}"
         ) from error
-    prepared = {}
-    for name, value in arrays.items():
-        array = np.asarray(value)
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    for name, array in arrays.items():
         if not isinstance(name, str) or name in ("", "__metadata__"):
             raise ValueError(
                 "`arrays` must have names that are strings, not empty and "
@@ -67,16 +66,16 @@ def lay_out(step, arrays, metadata):
                 f"`arrays` must be of one of the types {sorted(_DTYPES)}. "
                 f"Received: {name!r} of type {array.dtype}"
             )
-        prepared[name] = array
     # The widest first, so that every array is aligned.
-    names = sorted(prepared, key=lambda n: (-prepared[n].itemsize, n))
+    names = sorted(arrays, key=lambda n: (-arrays[n].itemsize, n))
+    arrays = {name: arrays[name] for name in names}
     header = {"__metadata__": {_KEY: text, _DIGEST_KEY: "0" * 64}}
     end = 0
-    for name in names:
-        begin, end = end, end + prepared[name].nbytes
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
         header[name] = {
-            "dtype": _DTYPES[prepared[name].dtype.name],
-            "shape": list(prepared[name].shape),
+            "dtype": _DTYPES[array.dtype.name],
+            "shape": list(array.shape),
             "data_offsets": [begin, end],
         }
     encoded = json.dumps(header, separators=(",", ":")).encode()
@@ -87,13 +86,13 @@ def lay_out(step, arrays, metadata):
             f"{_LARGEST_HEADER} bytes. Received: {len(encoded)} bytes"
         )
     head = struct.pack("<Q", len(encoded)) + encoded
-    return head, [prepared[name] for name in names]
+    return head, list(arrays.values())
 
 
 def write(path, head, arrays):
     """Writes what `lay_out` returned, and the checksum, to a new file."""
-    # NOTE: not `safetensors.numpy.save_file`, which writes to a temporary
-    # file of its own that a kill leaves behind under a name of nobody's.
+    # NOTE: not `safetensors.numpy.save_file`: a kill would leave behind its
+    # temporary file, whose name we could not recognize.
     digest = hashlib.sha256(head)
     with open(path, "xb") as file:
         file.write(head)
@@ -125,7 +124,7 @@ def check(path):
         match = _DIGEST.search(head)
         if match is None:
             raise ValueError("its header is damaged: no checksum is there")
-        # The checksum's own place counts as zeros.
+        # The checksum itself is hashed as zeros.
         digest = hashlib.sha256(head[: match.start(1)])
         digest.update(b"0" * 64 + head[match.end(1) :])
         while piece := file.read(_PIECE):

@@ -124,7 +124,7 @@ def _add_recipe(parser, argument):
 
 def recipe_of(options):
     """The recipe that the command line names, with its settings."""
-    from keras_nfnet.training.recipe_file import read_recipe, with_settings
+    from keras_nfnet.training.recipe import read_recipe, with_settings
 
     name = options.recipe
     if name in recipes.names():
@@ -177,14 +177,12 @@ def _train(options):
 
 
 def _evaluate(options):
+    from keras_nfnet.training.directory import recipe_of_run
     from keras_nfnet.training.evaluate import evaluate_source, shown
 
-    recipe = recipe_of(options) if options.recipe else None
-    if recipe is None and (options.settings or options.strategy):
-        from keras_nfnet.training.evaluate import recipe_of_run
-
+    if not options.recipe and (options.settings or options.strategy):
         options.recipe = recipe_of_run(options.source)
-        recipe = recipe_of(options)
+    recipe = recipe_of(options) if options.recipe else None
     values = evaluate_source(
         options.source,
         recipe,
@@ -203,7 +201,7 @@ def _evaluate(options):
 
 
 def _report(options):
-    from keras_nfnet.training.run_report import report_run
+    from keras_nfnet.training.directory import report_run
 
     print(f"report in {report_run(options.run_folder, options.out)}")
     return 0

@@ -1,22 +1,41 @@
-"""The directory of one run, and whether a recipe may go on in it."""
+"""The directory of one run: what it holds, and which run may resume there."""
 
+import csv
 import dataclasses
+import importlib.util
+import json
 import os
+import pathlib
 import re
 
 import keras
 
 from keras_nfnet.data.data_info import difference, fingerprint
+from keras_nfnet.data.labels import description
+from keras_nfnet.diagnostics import signal_propagation
+from keras_nfnet.models.keras_file import load_keras_file
 from keras_nfnet.training.checkpoint import Checkpoints
-from keras_nfnet.training.recipe_file import (
+from keras_nfnet.training.recipe import (
     from_toml,
     read_recipe,
     to_toml,
     write_recipe,
 )
-from keras_nfnet.training.results import write_results
+from keras_nfnet.training.report import (
+    png_of,
+    training_figure,
+    write_run_report,
+)
+from keras_nfnet.utils.arguments import file_to_write
+from keras_nfnet.utils.files import replacing
+from keras_nfnet.weights import save
 
+MODEL = "model.keras"
+EMA_MODEL = "ema_model.keras"
 _RECIPE = "recipe.toml"
+_LOG = "log.csv"
+_RESULTS = "results.json"
+_REPORT = "report.html"
 # A run may go on with other values of these. Where the devices differ, sums
 # are taken in another order, and the last bits with them.
 _FREE = {"strategy"}
@@ -40,12 +59,11 @@ class RunDirectory:
 
     def __init__(self, path, recipe, chief=True):
         self.path = None if path is None else os.path.abspath(path)
-        self.metadata = {"backend": keras.backend.backend()}
-        self._knows_recipe = False
         self._recipe = recipe
-        self._chief = chief
+        self._writes = chief and path is not None
+        self._metadata = {"backend": keras.backend.backend()}
         self._checkpoints = None
-        if self.path is None:
+        if path is None:
             return
         if _URL.match(os.fspath(path)):
             raise ValueError(
@@ -55,21 +73,22 @@ class RunDirectory:
             )
         if os.path.exists(self.path) and not os.path.isdir(self.path):
             raise ValueError(
-                "`directory` must be a folder, or a place for a new one. "
+                "`directory` must be a folder, or a path for a new one. "
                 f"Received: directory={str(path)!r}, which is a file"
             )
-        recipe = os.path.join(self.path, _RECIPE)
-        self._knows_recipe = os.path.exists(recipe)
-        self._checkpoints = Checkpoints(os.path.join(self.path, "checkpoints"))
-        # A start that failed, as without a connection, leaves a recipe alone.
+        self._knows_recipe = os.path.exists(self._file(_RECIPE))
+        self._checkpoints = Checkpoints(self._file("checkpoints"))
+        # A run that failed to start, as without a connection, leaves a
+        # recipe and nothing else.
         if self._knows_recipe and (
             self._checkpoints.latest is not None
-            or os.path.exists(os.path.join(self.path, "log.csv"))
+            or os.path.exists(self._file(_LOG))
         ):
-            self._refuse_another_recipe(read_recipe(recipe), self.path)
+            there = read_recipe(self._file(_RECIPE))
+            self._refuse_another_recipe(there, self.path)
 
     def __enter__(self):
-        if self._checkpoints is not None and self._chief:
+        if self._writes:
             self._checkpoints.acquire()
         return self
 
@@ -77,17 +96,8 @@ class RunDirectory:
         if self._checkpoints is not None:
             self._checkpoints.release()
 
-    @property
-    def checkpoints(self):
-        """Where to save, or `None` if this process does not."""
-        return self._checkpoints if self._chief else None
-
-    @property
-    def log(self):
-        """Path of the CSV, or `None` if this process writes none."""
-        if self.path is None or not self._chief:
-            return None
-        return os.path.join(self.path, "log.csv")
+    def _file(self, name):
+        return os.path.join(self.path, name)
 
     def restore(self, data):
         """The checkpoint to go on from, or `None`.
@@ -105,12 +115,12 @@ class RunDirectory:
         if self._checkpoints is None:
             return None
         data = {name: fingerprint(info) for name, info in data.items()}
-        self.metadata.update(recipe=to_toml(self._recipe), data=data)
+        self._metadata.update(recipe=to_toml(self._recipe), data=data)
         checkpoint = self._checkpoints.restore()
         if checkpoint is not None:
             self._refuse(checkpoint, data)
-        if self._chief:
-            write_recipe(self._recipe, os.path.join(self.path, _RECIPE))
+        if self._writes:
+            write_recipe(self._recipe, self._file(_RECIPE))
         return checkpoint
 
     def _refuse(self, checkpoint, data):
@@ -141,26 +151,64 @@ class RunDirectory:
                     f"Received: {different}"
                 )
 
+    def _refuse_another_recipe(self, there, path):
+        names = [field.name for field in dataclasses.fields(there)]
+        values = (
+            (n, getattr(self._recipe, n), getattr(there, n)) for n in names
+        )
+        different = [
+            f"{name}={here!r} in place of {before!r}"
+            for name, here, before in values
+            if name not in _FREE and here != before
+        ]
+        if different:
+            raise ValueError(
+                f"Another recipe runs in {path!r}; use another directory. "
+                f"Received: {', '.join(different)}"
+            )
+
+    def save(self, step, arrays, **facts):
+        """Saves a checkpoint, if this process writes."""
+        if self._writes:
+            self._checkpoints.save(step, arrays, {**self._metadata, **facts})
+
+    def write_log(self, history):
+        """Writes one row per epoch to `log.csv`, if this process writes."""
+        if not self._writes:
+            return
+        names = dict.fromkeys(name for row in history for name in row)
+        with replacing(self._file(_LOG)) as temporary:
+            with open(temporary, "w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, ["epoch", *names])
+                writer.writeheader()
+                for epoch, row in enumerate(history, 1):
+                    writer.writerow({"epoch": epoch, **row})
+
     def callbacks(self):
         """TensorBoard's, where it is installed."""
-        if self.path is None or not self._chief:
+        if not self._writes or not importlib.util.find_spec("tensorboard"):
             return []
-        try:
-            import tensorboard  # noqa: F401
-        except ModuleNotFoundError:
-            return []
-        return [
-            keras.callbacks.TensorBoard(
-                os.path.join(self.path, "tensorboard"), write_graph=False
-            )
-        ]
+        folder = self._file("tensorboard")
+        return [keras.callbacks.TensorBoard(folder, write_graph=False)]
 
     def finish(self, result, with_signal=True):
-        """Writes what the run leaves; see `write_results`."""
-        if self.path is None or not self._chief:
+        """Writes models, weights, their description, results and a report.
+
+        Args:
+            result: A `TrainingResult`.
+            with_signal: Whether the report shows the signal's propagation;
+                one of several processes cannot measure it alone.
+        """
+        if not self._writes:
             return
+        recipe = self._recipe
+        save_described(result.model, self._file(MODEL), recipe, result)
+        save(result.model, self._file("weights.safetensors"))
+        if result.ema_model is not None:
+            save_model(result.ema_model, self._file(EMA_MODEL))
+            save(result.ema_model, self._file("ema_weights.safetensors"))
         summary = {
-            "recipe": self._recipe.name,
+            "recipe": recipe.name,
             "backend": keras.backend.backend(),
             "parameters": result.model.count_params(),
             "steps": result.steps,
@@ -169,22 +217,100 @@ class RunDirectory:
             **{name: values[-1] for name, values in result.history.items()},
             **result.evaluation,
         }
-        write_results(self.path, result, summary, self._recipe, with_signal)
+        _write(self._file(_RESULTS), json.dumps(summary, indent=1) + "\n")
+        curves = png_of(training_figure(result.history))
+        with replacing(self._file("training.png")) as temporary:
+            pathlib.Path(temporary).write_bytes(curves)
+        write_run_report(
+            self._file(_REPORT),
+            recipe,
+            result.history,
+            curves,
+            summary,
+            signal_propagation(result.model) if with_signal else None,
+        )
 
-    def _refuse_another_recipe(self, there, path):
-        different = [
-            field.name
-            for field in dataclasses.fields(there)
-            if field.name not in _FREE
-            and getattr(there, field.name) != getattr(self._recipe, field.name)
-        ]
-        if different:
-            values = ", ".join(
-                f"{name}={getattr(self._recipe, name)!r} in place of "
-                f"{getattr(there, name)!r}"
-                for name in different
-            )
-            raise ValueError(
-                f"Another recipe runs in {path!r}; use another "
-                f"directory. Received: {values}"
-            )
+
+def save_model(model, path):
+    """Writes a `.keras` file, whole or not at all."""
+    with replacing(path, ".keras") as temporary:
+        model.save(temporary)
+
+
+def save_described(model, path, recipe, result):
+    """Writes a `.keras` file, and beside it its labels and preprocessing."""
+    save_model(model, path)
+    size = recipe.test_size or recipe.size
+    texts = description(
+        model.name,
+        result.label_names,
+        (size, size),
+        recipe.precision,
+        recipe.evaluation_margin,
+    )
+    for name, text in texts.items():
+        _write(os.path.join(os.path.dirname(path), name), text)
+
+
+def _write(path, text):
+    with replacing(path) as temporary:
+        pathlib.Path(temporary).write_text(text, encoding="utf-8")
+
+
+def recipe_of_run(source):
+    """Path of the recipe in a run's folder."""
+    path = os.path.join(source, _RECIPE)
+    if not os.path.isfile(path):
+        raise ValueError(
+            "SOURCE must be the folder of a run, or be given with a recipe. "
+            f"Received: {str(source)!r}"
+        )
+    return path
+
+
+def report_run(directory, path=None):
+    """Writes the page of a run that is under way, stopped or finished.
+
+    Args:
+        directory: The run's folder.
+        path: Of the page, an HTML file; `None` for `report.html` there.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: If the folder holds no run, or one without a whole epoch,
+            or the page cannot be written there.
+    """
+    recipe = read_recipe(recipe_of_run(directory))
+    page = file_to_write(
+        "path", path or os.path.join(directory, _REPORT), ".html"
+    )
+    history = _read_log(os.path.join(directory, _LOG))
+    results = os.path.join(directory, _RESULTS)
+    model = os.path.join(directory, MODEL)
+    summary = signal = None
+    if os.path.exists(results) and os.path.exists(model):
+        with open(results, encoding="utf-8") as file:
+            summary = json.load(file)
+        signal = signal_propagation(load_keras_file(model, "directory"))
+    curves = png_of(training_figure(history))
+    write_run_report(page, recipe, history, curves, summary, signal)
+    return page
+
+
+def _read_log(path):
+    """`{name: values by epoch}` of a run's `log.csv`."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {
+            name: [float(row[name]) if row[name] else None for row in rows]
+            for name in rows[0]
+            if name != "epoch"
+        }
+    except (OSError, ValueError, IndexError, TypeError) as error:
+        raise ValueError(
+            "The run must have a log of an epoch or more. "
+            f"Received: {path!r} ({error})"
+        ) from error

@@ -1,20 +1,78 @@
-"""The devices that a run trains on, one way for every engine.
+"""The devices that a run trains on: one interface for all backends."""
 
-An engine has:
-
-- `replicas`, `workers`, `worker`: how many devices and processes there are,
-  and which process this is; `chief` is process 0, which alone writes files;
-- `scope()`: where models are built and trained;
-- `distributed(part)`: the training data for `fit`, from a function that
-  gives the `index`th of `count` equal parts of every global batch;
-- `summed(function, model)`: a function of `(images, labels, rows)` that sums
-  `function` of the model's outputs, labels and rows over all devices. Each
-  device has its rows of the three; the sum is on all of them.
-"""
+import contextlib
 
 import keras
+from keras import ops
 
 from keras_nfnet.training.recipe import STRATEGIES
+
+
+class Engine:
+    """What every engine has; as it is here, for one device.
+
+    Attributes:
+        replicas: Number of devices.
+        workers: Number of processes.
+        worker: Index of this process. Process 0 is the `chief`, which alone
+            writes files.
+    """
+
+    replicas = workers = 1
+    worker = 0
+
+    @property
+    def chief(self):
+        return self.worker == 0
+
+    def scope(self):
+        """Where models are built."""
+        return contextlib.nullcontext()
+
+    def running(self):
+        """Where models are trained."""
+        return contextlib.nullcontext()
+
+    def distributed(self, part):
+        """Training data for `fit`.
+
+        Args:
+            part: A function that returns the `index`th of `count` equal
+                parts of every global batch.
+        """
+        return part(0, 1)
+
+    def summed(self, function, model):
+        """A function of `(images, labels, rows)`, summed over all devices.
+
+        It sums `function(model's outputs, labels, rows)`. Each device gets
+        its rows of the three, and the sum is on all devices. Every process
+        must pass the same batches.
+        """
+        raise NotImplementedError
+
+
+class TorchEngine(Engine):
+    """PyTorch, on the device that Keras chooses."""
+
+    def __init__(self, name):
+        if name not in ("auto", "one"):
+            raise ValueError(
+                "On the PyTorch backend `strategy` must be 'auto' or 'one'; "
+                "TensorFlow and JAX train on several devices. "
+                f"Received: strategy={name!r}"
+            )
+
+    def summed(self, function, model):
+        import torch
+
+        @torch.no_grad()
+        def run(*arrays):
+            images, *others = map(ops.convert_to_tensor, arrays)
+            sums = function(model(images, training=False), *others)
+            return ops.convert_to_numpy(sums)
+
+        return run
 
 
 def engine_for(strategy="auto", batch_size=None):
@@ -23,7 +81,7 @@ def engine_for(strategy="auto", batch_size=None):
     Args:
         strategy: `"one"` device; `"mirrored"`, all devices of this machine;
             `"multi_worker"`, several processes; `"tpu"`; or `"auto"`, which
-            takes what is there. On the TensorFlow backend these are
+            takes what is available. On the TensorFlow backend these are
             `tf.distribute`'s strategies, and `TF_CONFIG` says who the
             workers are; on JAX all but `"one"` are
             `keras.distribution.DataParallel` over all devices, and for
@@ -60,8 +118,6 @@ def engine_for(strategy="auto", batch_size=None):
 
         engine = JaxEngine(strategy)
     elif backend == "torch":
-        from keras_nfnet.training.torch_engine import TorchEngine
-
         engine = TorchEngine(strategy)
     else:
         raise ValueError(

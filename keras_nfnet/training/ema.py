@@ -122,14 +122,14 @@ def _untrained_copy(model):
     # None: it is not to be trained, and saves no optimizer.
     arguments["optimizer"] = None
     for name in ("metrics", "weighted_metrics"):
-        # Of their own: the states of metrics are not to be shared.
+        # The copy has metrics of its own: their states must not be shared.
         arguments[name] = tree.map_structure(_fresh, arguments.get(name))
     copy.compile(**arguments)
     return copy
 
 
 def _clone(layer):
-    # Keras makes no lambda again from a configuration; a copy can share it.
+    # Keras cannot create a lambda from a configuration; a copy can share it.
     functions = {
         name: value
         for name in layer.get_config()

@@ -1,5 +1,6 @@
-"""Evaluation of what is on the disk: a run, a model, or weights."""
+"""Evaluation: of a model, and of a run, a model or weights on the disk."""
 
+import functools
 import os
 from typing import Any
 
@@ -11,23 +12,132 @@ from keras_nfnet.data.preprocessing import channel_statistics
 from keras_nfnet.export.contract import contract_of
 from keras_nfnet.models.keras_file import load_keras_file
 from keras_nfnet.models.output import logits_model
-from keras_nfnet.training.batches import evaluation_data, progress_bar
+from keras_nfnet.training.build import evaluation_data, network
+from keras_nfnet.training.directory import EMA_MODEL, MODEL, recipe_of_run
 from keras_nfnet.training.distribution import engine_for
-from keras_nfnet.training.evaluation import Evaluation
 from keras_nfnet.training.evaluation_report import (
     Findings,
     write_evaluation_report,
 )
-from keras_nfnet.training.network import build
-from keras_nfnet.training.recipe import Recipe
-from keras_nfnet.training.recipe_file import read_recipe
-from keras_nfnet.training.results import EMA_MODEL, MODEL
+from keras_nfnet.training.recipe import Recipe, read_recipe
 from keras_nfnet.utils.arguments import file_to_write
 from keras_nfnet.utils.types import InputRange, Labels, Path
 from keras_nfnet.weights.load import classes_in
 
-# Pictures of one batch on each device; a recipe's batch is for many devices.
+# Images of one batch on each device; a recipe's batch is for many devices.
 _BATCH = 64
+
+
+class Evaluation:
+    """Evaluates one model, as often as needed.
+
+    Every image counts exactly once, on any number of devices: batches are
+    padded with images that are not counted, and sums are divided, not means
+    averaged. The loss is computed from logits, without label smoothing.
+
+    Args:
+        model: A classifier that ends in a softmax, in logits, or in one
+            sigmoid unit.
+        engine: An engine, see `training.distribution`.
+        batch_size: Images of one global batch.
+
+    Example:
+
+    >>> Evaluation(model, engine_for("one"), 64)(dataset)
+    {'loss': 0.04, 'accuracy': 0.994, 'top5': 1.0}
+    """
+
+    def __init__(self, model, engine, batch_size):
+        self.batch_size = batch_size
+        with engine.scope():
+            self._summed = engine.summed(
+                functools.partial(_by_row, batch_size), logits_model(model)
+            )
+
+    def __call__(self, dataset, progress=iter, each=None):
+        """Evaluates on `(images, labels)`.
+
+        Args:
+            dataset: Batches of at most `batch_size`, labels one-hot.
+            progress: A function that wraps the batches, such as `tqdm`.
+            each: A function of the images and labels of a batch and of a
+                float64 array `(images, 5)`: loss, top-1 and top-5 hit (0
+                or 1), the predicted class and its probability. It is called
+                for every batch, in order.
+
+        Returns:
+            `{"loss", "accuracy", "top5"}`; top-1 and top-5 accuracy in
+            [0, 1].
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        rows = np.arange(self.batch_size, dtype="int32")
+        total, count = np.zeros(3), 0
+        for images, labels in progress(dataset):
+            images, labels = np.asarray(images), np.asarray(labels)
+            padding = (0, self.batch_size - len(images))
+            values = self._summed(
+                np.pad(images, [padding, (0, 0), (0, 0), (0, 0)]),
+                np.pad(labels, [padding, (0, 0)]),
+                rows,
+            )
+            values = np.asarray(values, "float64")[: len(images)]
+            if each is not None:
+                each(images, labels, values)
+            total += values[:, :3].sum(axis=0)
+            count += len(images)
+        if not count:
+            raise ValueError(
+                "The data must hold images that can be decoded. Received: none"
+            )
+        loss, top1, top5 = (float(each) for each in total / count)
+        return {"loss": loss, "accuracy": top1, "top5": top5}
+
+
+def _by_row(batch_size, logits, labels, rows):
+    """What is known of each image, in its row of the global batch.
+
+    A device that has other images of the batch leaves their rows 0, so
+    that the sum over devices covers the global batch.
+
+    Args:
+        batch_size: Images of the global batch.
+        logits: Tensor `(images, classes)` of one device.
+        labels: Their labels, one-hot.
+        rows: Where they are in the global batch.
+
+    Returns:
+        A float32 tensor `(batch_size, 5)`, see `Evaluation.__call__`.
+    """
+    logits = ops.cast(logits, "float32")
+    is_true = labels > 0.5
+    true = ops.sum(ops.where(is_true, logits, 0.0), axis=-1)
+    total = ops.logsumexp(logits, axis=-1)
+    loss = total - true
+    # Classes before the true one; a tie, as between NaNs, is no hit.
+    others = ops.where(is_true, -np.inf, logits)
+    before = ops.cast(others >= true[:, None], "float32")
+    above = ops.sum(ops.where(is_true, 0.0, before), axis=-1)
+    finite = ops.isfinite(loss)
+    top1, top5 = (ops.logical_and(finite, above < top) for top in (1, 5))
+    # In a tie the wrong class counts as predicted, as it is no hit.
+    predicted = ops.where(
+        top1, ops.argmax(ops.cast(is_true, "int32"), -1), ops.argmax(others, -1)
+    )
+    best = ops.where(top1, true, ops.max(others, axis=-1))
+    values = (loss, top1, top5, predicted, ops.exp(best - total))
+    values = ops.stack([ops.cast(v, "float32") for v in values], axis=-1)
+    return ops.segment_sum(values, rows, num_segments=batch_size)
+
+
+def progress_bar(examples, batch_size, shown=True):
+    """A function that wraps the batches of an evaluation in a progress bar."""
+    from tqdm import tqdm
+
+    total = -(-examples // batch_size)
+    options = {"leave": False, "delay": 2, "disable": not shown}
+    return lambda batches: tqdm(batches, "evaluation", total, **options)
 
 
 def evaluate_source(
@@ -50,13 +160,13 @@ def evaluate_source(
         recipe: A `Recipe`, whose data, test split and size are taken, and
             for weights the model; `None` for that of the run.
         data_dir: Where TFDS keeps data sets.
-        average: Of a run, take the average of the weights.
-        batch_size: Pictures of one global batch; by default 64 for each
+        average: Whether to evaluate the average of a run's weights.
+        batch_size: Images of one global batch; by default 64 for each
             device. The result does not depend on it.
         progress: Whether to show a progress bar.
         input_range: As for `keras_nfnet.export.to_onnx`.
         report: Path of an HTML file to write, or `None`: confusions, the
-            worst errors with their pictures, and accuracy by class. It
+            worst errors with their images, and accuracy by class. It
             opens offline. Several processes write it once.
         labels: For the report, one name per class, or the path of a text
             file with one name a line; `None` for the data's.
@@ -100,7 +210,7 @@ def evaluate_source(
         findings = None if report is None else Findings(contract.pixels_of)
         values = Evaluation(model, engine, batch_size)(
             _as_taken(dataset, contract),
-            progress_bar(info.examples, batch_size) if progress else None,
+            progress_bar(info.examples, batch_size, progress),
             findings,
         )
     corrupt = info.corrupt
@@ -137,30 +247,12 @@ def shown(values):
 def _as_taken(dataset, contract):
     """Batches of normalized RGB images as the model takes them."""
     if contract.channels == 3 and contract.input_range == "imagenet":
-        return dataset
-    mean, deviation = (np.float32(v) for v in channel_statistics(3))
-    return (
-        (
-            ops.convert_to_numpy(
-                contract.images(
-                    contract.pixels(np.asarray(images) * deviation + mean)
-                )
-            ),
-            labels,
-        )
-        for images, labels in dataset
-    )
-
-
-def recipe_of_run(source):
-    """Path of the recipe in a run's folder."""
-    path = os.path.join(source, "recipe.toml")
-    if not os.path.isfile(path):
-        raise ValueError(
-            "SOURCE must be the folder of a run, or be given with a recipe. "
-            f"Received: {str(source)!r}"
-        )
-    return path
+        yield from dataset
+        return
+    mean, std = (np.float32(v) for v in channel_statistics(3))
+    for images, labels in dataset:
+        pixels = contract.pixels(np.asarray(images) * std + mean)
+        yield ops.convert_to_numpy(contract.images(pixels)), labels
 
 
 def _model(source, recipe, average):
@@ -188,11 +280,4 @@ def _model(source, recipe, average):
             f"({recipe.classes}). Received: {str(source)!r}, with "
             f"{classes or 'no'} classes"
         )
-    # Only the network is needed; a step in each epoch makes a schedule.
-    recipe = recipe.replace(
-        weights=str(path),
-        new_head=False,
-        ema_decay=None,
-        gradient_accumulation_steps=None,
-    )
-    return build(recipe, 1)
+    return network(recipe.replace(weights=str(path), new_head=False))

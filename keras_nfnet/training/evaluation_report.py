@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from keras_nfnet.training.html_page import (
+from keras_nfnet.training.report import (
     element,
     picture,
     table,
@@ -16,20 +16,20 @@ from keras_nfnet.training.html_page import (
 _MATRIX = 30
 _PAIRS = 50  # Confused pairs that are listed.
 _WORST = 40  # Errors that are shown.
-_SIDE = 144  # Of their pictures, in pixels.
+_SIDE = 144  # Largest side of their images, in pixels.
 
 
 class Findings:
-    """Gathers what an `Evaluation` says of each picture.
+    """Gathers what an `Evaluation` says of each image.
 
     Args:
         pixels: A function that makes what the model was given into pixels,
             `(height, width, channels)` of 0–255.
 
     Attributes:
-        true: Classes of the pictures, in order.
+        true: Classes of the images, in order.
         predicted: What was predicted.
-        finite: Whether the losses of all pictures are finite.
+        finite: Whether the losses of all images are finite.
     """
 
     def __init__(self, pixels):
@@ -43,17 +43,15 @@ class Findings:
         loss, hit, _, predicted, probability = values.T
         self.finite &= bool(np.isfinite(loss).all())
         for i in np.flatnonzero(hit == 0):
-            # Of equal losses the first picture counts as the worse.
+            # Of equal losses the first image counts as the worse.
             badness = (float(loss[i]), -len(self.true) - int(i))
-            if len(self._worst) == _WORST and badness < self._worst[0][0]:
-                continue
-            push = (
-                heapq.heappush
-                if len(self._worst) < _WORST
-                else heapq.heappushpop
-            )
+            if len(self._worst) == _WORST:
+                if badness < self._worst[0][0]:
+                    continue
+                heapq.heappop(self._worst)
             what = (int(true[i]), int(predicted[i]), float(probability[i]))
-            push(self._worst, (badness, what, self._png(images[i])))
+            found = (badness, what, self._png(images[i]))
+            heapq.heappush(self._worst, found)
         self.true += true.tolist()
         self.predicted += predicted.astype(int).tolist()
 
@@ -61,7 +59,7 @@ class Findings:
         """The errors of largest loss, the worst first.
 
         Returns:
-            A list of `(index of the picture, true class, predicted class,
+            A list of `(index of the image, true class, predicted class,
             probability of the true class, of the predicted class, PNG)`.
         """
         return [
@@ -75,8 +73,8 @@ class Findings:
         from PIL import Image
 
         pixels = np.clip(np.round(self._pixels(image)), 0, 255).astype("uint8")
-        pixels = pixels[..., :3]
-        pixels = pixels[..., 0] if pixels.shape[-1] < 3 else pixels
+        gray = pixels.shape[-1] < 3
+        pixels = pixels[..., 0] if gray else pixels[..., :3]
         small = Image.fromarray(pixels)
         small.thumbnail((_SIDE, _SIDE))
         file = io.BytesIO()
@@ -93,7 +91,7 @@ def write_evaluation_report(path, title, rows, findings, names, files=None):
         rows: Pairs of a name and a value, what `evaluate` prints.
         findings: The `Findings`.
         names: One name per class.
-        files: The pictures' names in order, or `None` if they have none.
+        files: The images' file names in order, or `None`.
 
     Raises:
         ValueError: If an output of the model was not finite.
@@ -128,7 +126,7 @@ def write_evaluation_report(path, title, rows, findings, names, files=None):
 
 
 def _matrix(matrix, names):
-    """The matrix as a table; the darker, the larger share of its row."""
+    """The matrix as a table; the darker, the larger fraction of its row."""
     numbers = [
         element("th", str(i), title=name) for i, name in enumerate(names)
     ]
@@ -151,7 +149,6 @@ def _pairs(matrix, names):
     """The pairs of classes that were taken for another, by number."""
     wrong = matrix * (1 - np.eye(len(names), dtype=matrix.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
-    pairs = [np.unravel_index(i, wrong.shape) for i in order]
     rows = [
         (
             names[i],
@@ -159,7 +156,7 @@ def _pairs(matrix, names):
             int(wrong[i, j]),
             f"{100 * wrong[i, j] / matrix[i].sum():.1f}%",
         )
-        for i, j in pairs
+        for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[i, j]
     ]
     if not rows:
@@ -202,12 +199,8 @@ def _classes(matrix, names):
     for name, row, right in zip(names, matrix, matrix.diagonal(), strict=True):
         count = int(row.sum())
         accuracy = right / count if count else np.inf
-        rows.append((accuracy, (name, count, int(right))))
+        text = f"{100 * accuracy:.2f}%" if count else "–"
+        rows.append((accuracy, (name, count, int(right), text)))
     rows.sort(key=lambda row: row[0])
-    return table(
-        [
-            (*row, f"{100 * accuracy:.2f}%" if row[1] else "–")
-            for accuracy, row in rows
-        ],
-        ("class", "pictures", "right", "accuracy"),
-    )
+    header = ("class", "pictures", "right", "accuracy")
+    return table([row for _, row in rows], header)

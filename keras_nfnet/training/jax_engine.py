@@ -8,11 +8,13 @@ import jax
 import keras
 import numpy as np
 
+from keras_nfnet.training.distribution import Engine
+
 _PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 
 
-class JaxEngine:
-    """One device, or data parallelism over all; see `distribution.py`."""
+class JaxEngine(Engine):
+    """One device, or data parallelism over all of them."""
 
     def __init__(self, name):
         if name in ("auto", "multi_worker", "tpu") and _processes() > 1:
@@ -30,10 +32,9 @@ class JaxEngine:
             )
         self.workers = jax.process_count()
         self.worker = jax.process_index()
-        self.chief = self.worker == 0
         devices = jax.devices()
         if name == "one" or (name == "auto" and len(devices) == 1):
-            self.replicas, self._distribution = 1, None
+            self._distribution = None
         else:
             self.replicas = len(devices)
             self._distribution = keras.distribution.DataParallel(
@@ -43,28 +44,20 @@ class JaxEngine:
             )
 
     def scope(self):
-        """Where models are built."""
         if self._distribution is None:
             return contextlib.nullcontext()
         return self._distribution.scope()
 
     def running(self):
-        """Where models are trained."""
         return self.scope()
 
     def distributed(self, part):
-        """Data for `fit`; `part(index, count)` gives parts of batches."""
         if self._distribution is None:
             return part(0, 1)
         return part(self.worker, self.workers)
 
     def summed(self, function, model):
-        """Sums `function(model's outputs, labels, rows)` over devices.
-
-        Every process must give the same batches.
-        """
-
-        # The sum is whole on every device, also of another process.
+        # Every device of every process gets the whole sum.
         everywhere = None
         if self._distribution is not None:
             mesh = self._distribution.device_mesh

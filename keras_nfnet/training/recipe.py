@@ -1,6 +1,10 @@
-"""A recipe: everything that decides one training run."""
+"""A recipe: everything that decides one training run, also as TOML."""
 
 import dataclasses
+import difflib
+import pathlib
+import tomllib
+import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +26,13 @@ from keras_nfnet.utils.arguments import (
     refuse,
     text,
 )
+from keras_nfnet.utils.files import replacing
 from keras_nfnet.variants import VARIANTS, NFNetConfig, variant_named
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
+# TOML has no null.
+_NONE = "none"
 
 
 def _model(name, value):
@@ -106,7 +113,7 @@ class Recipe:
             `size`.
         evaluation_margin: Pixels to resize beyond `test_size` before the
             centre crop of evaluation.
-        max_corrupt: Share of pictures that may be corrupt before the run
+        max_corrupt: Fraction of images that may be corrupt before the run
             fails, in [0, 1].
         augmentation: A `keras_nfnet.data.Augmentation`, the name of one, or
             `None`.
@@ -131,7 +138,7 @@ class Recipe:
         ema_decay: Decay, in (0, 1), of the moving average of the weights,
             which is evaluated and saved beside them; `None` for no average.
         sam_rho: Radius of Sharpness-Aware Minimization, above 0; or `None`.
-        sam_fraction: The share of each batch, in (0, 1], on which SAM's
+        sam_fraction: The fraction of each batch, in (0, 1], on which SAM's
             ascent gradient is taken.
         gradient_accumulation_steps: Parts that a batch is taken in, one
             after another, where it does not fit into memory; or `None`.
@@ -215,3 +222,149 @@ class Recipe:
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with other values."""
         return dataclasses.replace(self, **changes)
+
+
+def to_toml(recipe):
+    """A recipe as TOML, from which `from_toml` makes the same again."""
+    import tomli_w
+
+    return tomli_w.dumps(_plain(recipe))
+
+
+def from_toml(text, source="the text"):
+    """The recipe that a TOML document holds.
+
+    Args:
+        text: The document: the fields of `Recipe`, with `model` and
+            `augmentation` as a name or as a table of their own fields, and
+            `"none"` for `None`.
+        source: What to call the document in an error.
+
+    Raises:
+        ValueError: If it is no TOML, or no recipe.
+
+    Example:
+
+    >>> from_toml(to_toml(recipe)) == recipe
+    True
+    """
+    try:
+        fields = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(
+            f"A recipe must be TOML. Received: {source}, {error}"
+        ) from error
+    return _made(Recipe, fields)
+
+
+def read_recipe(path):
+    """The recipe in a TOML file; see `from_toml`."""
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"A recipe must be a TOML file. Received: {str(path)!r} ({error})"
+        ) from error
+    return from_toml(text, repr(str(path)))
+
+
+def write_recipe(recipe, path):
+    """Writes a recipe to a TOML file, whole or not at all."""
+    with replacing(path) as temporary:
+        pathlib.Path(temporary).write_text(to_toml(recipe), encoding="utf-8")
+
+
+def with_settings(recipe, settings):
+    """A recipe with other values, given as texts.
+
+    Args:
+        recipe: A `Recipe`.
+        settings: Texts `key=value`, such as `"epochs=3"`, `"model=F1"`,
+            `"clipping=none"`, `"model.widths=[16, 32]"` or
+            `"augmentation.mixup=0"`. Values are TOML's; one that is none is
+            taken as text.
+
+    Raises:
+        ValueError: If a key is no field of a recipe, or a value does not
+            fit.
+    """
+    fields = _plain(recipe)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ValueError(
+                "A setting must read key=value, such as epochs=3. "
+                f"Received: {setting!r}"
+            )
+        table = fields
+        *outer, last = key.split(".")
+        for name in outer:
+            if not isinstance(table.get(name), dict):
+                _refuse_unknown(name, Recipe, table)
+                raise ValueError(
+                    f"`{name}` of this recipe has no fields of its own. "
+                    f"Received: {setting!r} for {name}={table.get(name)!r}"
+                )
+            table = table[name]
+        text = text.strip()
+        try:
+            table[last] = tomllib.loads(f"value = {text}")["value"]
+        except (tomllib.TOMLDecodeError, KeyError):
+            table[last] = text
+    return _made(Recipe, fields)
+
+
+def _plain(recipe):
+    """A recipe as dictionaries of the values that TOML has."""
+
+    def fields(pairs):
+        for _, value in pairs:
+            if callable(value):
+                raise ValueError(
+                    "A recipe with a function cannot be written; use an "
+                    f"`Augmentation` or its name. Received: {value!r}"
+                )
+        return {k: _NONE if value is None else value for k, value in pairs}
+
+    return dataclasses.asdict(recipe, dict_factory=fields)
+
+
+def _made(cls, fields):
+    types = typing.get_type_hints(cls)
+    arguments = {}
+    for name, value in fields.items():
+        _refuse_unknown(name, cls, types)
+        arguments[name] = _fitted(value, types[name])
+    try:
+        return cls(**arguments)
+    except TypeError as error:  # A required field is not there.
+        raise ValueError(
+            f"A field is missing in the {cls.__name__}: {error}"
+        ) from error
+
+
+def _fitted(value, expected):
+    options = typing.get_args(expected) or (expected,)
+    if value == _NONE and type(None) in options:
+        return None
+    if isinstance(value, dict):
+        for option in options:
+            if dataclasses.is_dataclass(option):
+                return _made(option, value)
+    if isinstance(value, list):
+        return tuple(value)
+    if type(value) is int and float in options and int not in options:
+        return float(value)
+    return value
+
+
+def _refuse_unknown(name, cls, known):
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, list(known), 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(
+        f"A {cls.__name__} has the fields {', '.join(known)}{hint} "
+        f"Received: {name!r}"
+    )

@@ -293,8 +293,8 @@ Reference: arXiv:2102.06171, tables 1 and 3.
 
 def _described_ablation(name, title, what, top1):
     steps = list(_ABLATIONS)
-    place = steps.index(name)
-    on_top = f", on top of `{steps[place - 1]}`" if place else ""
+    index = steps.index(name)
+    on_top = f", on top of `{steps[index - 1]}`" if index else ""
     return f"""Ablation, {title}: {top1[0]}% top-1 in the paper.
 
 {what}{on_top}, at F0.
@@ -305,3 +305,47 @@ The paper's top-1 of F0 / F1 / F2 / F3: {" / ".join(map(str, top1))}; batch
 
 Reference: arXiv:2102.06171, table 2.
 """
+
+
+def smoke(recipe):
+    """A recipe made small enough for a test, all its parts still there.
+
+    The model keeps its kind but is one narrow block; the data are a few
+    handwritten digits. Augmentation, optimizer, schedule, moving average,
+    SAM and precision stay.
+
+    Args:
+        recipe: A `keras_nfnet.Recipe`.
+
+    Returns:
+        A `keras_nfnet.Recipe`.
+
+    Example:
+
+    >>> smoke(recipe("f6")).sam_rho
+    0.05
+    """
+    if not isinstance(recipe, Recipe):
+        raise ValueError(
+            f"`recipe` must be a `Recipe`. Received: recipe={recipe!r}"
+        )
+    model = recipe.model
+    if not isinstance(model, NFNetConfig):
+        model = VARIANTS[model]
+    return recipe.replace(
+        name=f"{recipe.name}_smoke",
+        model=dataclasses.replace(
+            model, widths=(16,), depths=(1,), group_width=8
+        ),
+        weights=None,
+        data="nf_digits",
+        classes=10,
+        train_split="train[:40]",
+        test_split="test[:20]",
+        size=32,
+        test_size=None if recipe.test_size is None else 40,
+        evaluation_margin=0,
+        batch_size=8,
+        epochs=2,
+        warmup_epochs=min(1.0, recipe.warmup_epochs),
+    )

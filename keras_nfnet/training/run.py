@@ -1,6 +1,5 @@
 """One whole run: recipe → pipeline → model → optimizer → checkpoint."""
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,7 @@ import keras
 import numpy as np
 
 from keras_nfnet.models.output import probabilities_model
-from keras_nfnet.training.batches import (
-    TrainingData,
-    batch_of_one_step,
-    evaluation_data,
-    progress_bar,
-)
-from keras_nfnet.training.network import build
+from keras_nfnet.training.build import TrainingData, build, evaluation_data
 from keras_nfnet.training.recipe import Recipe
 from keras_nfnet.utils.arguments import integer, one_of, path, refuse
 from keras_nfnet.utils.types import Path
@@ -42,7 +35,7 @@ class TrainingResult:
         examples: Examples of the test split.
         ema_model: A model of the average of the weights, or `None`.
         ema_accuracy: Its top-1 accuracy, or `None`.
-        corrupt: One line on pictures that could not be decoded, by split;
+        corrupt: One line on images that could not be decoded, by split;
             empty where all could.
         steps: Steps made, in all processes that worked on the run.
     """
@@ -129,179 +122,153 @@ def train(
 
     Reference: arXiv:2102.06171, section 6 and appendix A.
     """
-    if not isinstance(recipe, Recipe):
-        raise ValueError(
-            f"`recipe` must be a `Recipe`. Received: recipe={recipe!r}"
-        )
+    _refuse(recipe, directory, data_dir, callbacks, data, test_data)
     save_every = integer("save_every", save_every)
     if isinstance(verbose, bool):
         verbose = int(verbose)
     one_of("verbose", verbose, ("auto", 0, 1, 2))
-    if directory is not None:
-        path("directory", directory, "the path of a folder, or `None`")
-    if data_dir is not None:
-        path("data_dir", data_dir, "the path of a folder, or `None`")
-    callbacks = _checked_callbacks(callbacks)
-    if (data is None) != (test_data is None):
-        raise ValueError(
-            "`data` and `test_data` go together. Received: "
-            f"data={data!r}, test_data={test_data!r}"
-        )
+    from keras_nfnet.training.callbacks import EvaluateEachEpoch, KeepTrack
     from keras_nfnet.training.directory import RunDirectory
     from keras_nfnet.training.distribution import engine_for
+    from keras_nfnet.training.evaluate import progress_bar
+    from keras_nfnet.training.state import restore_state
+    from keras_nfnet.training.stop import SignalFlag
 
-    batch_size = batch_of_one_step(recipe)
+    # Of one step of `fit`, which takes a part of the optimizer's batch.
+    batch_size = recipe.batch_size // (recipe.gradient_accumulation_steps or 1)
     # Before anything else: TensorFlow's workers meet here or never.
     engine = engine_for(recipe.strategy, batch_size)
     if recipe.deterministic and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    with contextlib.ExitStack() as stack:
-        run = stack.enter_context(RunDirectory(directory, recipe, engine.chief))
-        stack.enter_context(engine.running())
+    with RunDirectory(directory, recipe, engine.chief) as run, engine.running():
         data = TrainingData(recipe, batch_size, data_dir, data)
-        evaluation = evaluation_data(recipe, batch_size, data_dir, test_data)
-        return _train(
-            recipe,
-            run,
-            engine,
-            data,
-            evaluation,
-            verbose,
-            callbacks,
-            save_every,
+        evaluation, test_info = evaluation_data(
+            recipe, batch_size, data_dir, test_data
         )
+        info, steps = data.info, data.steps
+        checkpoint = run.restore({"training": info, "evaluation": test_info})
+        step = checkpoint.step if checkpoint else 0
+        if verbose and engine.chief:
+            print(info.summary(), test_info.summary(), sep="\n")
+
+        # Seed after preparing the data: preparing them consumes random numbers.
+        keras.utils.set_random_seed(recipe.seed)
+        with engine.scope():
+            model = build(recipe, steps, load_weights=checkpoint is None)
+        if checkpoint is not None:
+            images = np.zeros(
+                (batch_size, recipe.size, recipe.size, 3), "float32"
+            )
+            labels = np.zeros((batch_size, info.classes), "float32")
+            restore_state(model, checkpoint.arrays, batch=(images, labels))
+
+        flag = SignalFlag()
+        track = KeepTrack(
+            run, recipe, steps, save_every, flag, engine.workers, checkpoint
+        )
+        evaluate = EvaluateEachEpoch(
+            engine,
+            evaluation,
+            batch_size,
+            recipe.ema_decay is not None,
+            progress_bar(test_info.examples, batch_size, bool(verbose)),
+            track,
+        )
+        report = _ReportCorrupt(data, test_info.corrupt, verbose)
+        # `flag` hears of a step before, and `track` after, any other callback.
+        own = [
+            keras.callbacks.LambdaCallback(on_train_batch_end=flag.note_step),
+            evaluate,
+            *callbacks,
+            *run.callbacks(),
+            track,
+            report,
+        ]
+
+        def fit(first_epoch, epochs, steps_per_epoch):
+            model.fit(
+                engine.distributed(data.part(track.step)),
+                initial_epoch=first_epoch,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                callbacks=own,
+                verbose=verbose,
+                shuffle=False,  # The pipeline shuffles.
+            )
+
+        with flag.watching(), data.errors():
+            if track.unevaluated is not None:
+                # A signal stopped the run within the evaluation of an epoch.
+                evaluate.set_model(model)
+                track.set_model(model)
+                track.end_epoch({**track.unevaluated, **evaluate.evaluate()})
+            epoch, behind = divmod(step, steps)
+            ended = track.ended
+            if behind and not ended:  # The rest of the epoch it was stopped in.
+                fit(epoch, epoch + 1, steps - behind)
+                epoch += 1
+                ended = model.stop_training
+            if epoch < recipe.epochs and not ended:
+                fit(epoch, recipe.epochs, steps)
+        last = track.history[-1]
+        if callbacks or track.ended or step >= recipe.epochs * steps:
+            # The weights may be others than those of the last evaluation, and
+            # a run that was over before has made none.
+            for callback in (track, evaluate):
+                callback.set_model(model)
+            track.refuse_weights()
+            if not track.ended:
+                track.save(ended=True)
+            last = evaluate.evaluate()
+        measured = {
+            name: value
+            for name, value in last.items()
+            if name.startswith(("val_", "ema_val_"))
+        }
+        names = dict.fromkeys(name for row in track.history for name in row)
+        result = TrainingResult(
+            model=probabilities_model(model),
+            training_model=model,
+            history={n: [row.get(n) for row in track.history] for n in names},
+            accuracy=measured["val_accuracy"],
+            loss=measured["val_loss"],
+            evaluation=measured,
+            label_names=info.label_names,
+            examples=test_info.examples,
+            ema_model=evaluate.average
+            and probabilities_model(evaluate.average),
+            ema_accuracy=measured.get("ema_val_accuracy"),
+            corrupt=report.lines(),
+            steps=track.step,
+        )
+        run.finish(result, with_signal=engine.workers == 1)
+        return result
 
 
-def _checked_callbacks(callbacks):
-    expected = "a list of Keras callbacks"
+def _refuse(recipe, directory, data_dir, callbacks, data, test_data):
+    if not isinstance(recipe, Recipe):
+        raise ValueError(
+            f"`recipe` must be a `Recipe`. Received: recipe={recipe!r}"
+        )
+    for name, value in (("directory", directory), ("data_dir", data_dir)):
+        if value is not None:
+            path(name, value, "the path of a folder, or `None`")
     if not isinstance(callbacks, list | tuple):
-        refuse("callbacks", callbacks, expected)
+        refuse("callbacks", callbacks, "a list of Keras callbacks")
     for callback in callbacks:
         if not isinstance(callback, keras.callbacks.Callback):
-            refuse("callbacks", callback, expected)
-    return list(callbacks)
-
-
-def _train(
-    recipe, run, engine, data, evaluation, verbose, callbacks, save_every
-):
-    from keras_nfnet.training.callbacks import (
-        EvaluateEachEpoch,
-        KeepTrack,
-        NoteStep,
-    )
-    from keras_nfnet.training.evaluation import Evaluation
-    from keras_nfnet.training.state import restore_state
-    from keras_nfnet.training.stop import SignalFlag
-
-    batch_size = batch_of_one_step(recipe)
-    info, steps = data.info, data.steps
-    evaluation, test_info = evaluation
-    checkpoint = run.restore({"training": info, "evaluation": test_info})
-    step = checkpoint.step if checkpoint else 0
-    if verbose and engine.chief:
-        print(info.summary(), test_info.summary(), sep="\n")
-
-    # Here and not before: writing a data set draws from the same generators.
-    keras.utils.set_random_seed(recipe.seed)
-    with engine.scope():
-        model = build(recipe, steps, load_weights=checkpoint is None)
-    if checkpoint is not None:
-        images = np.zeros((batch_size, recipe.size, recipe.size, 3), "float32")
-        labels = np.zeros((batch_size, info.classes), "float32")
-        restore_state(model, checkpoint.arrays, batch=(images, labels))
-
-    flag = SignalFlag()
-    track = KeepTrack(
-        steps,
-        run.path is not None,
-        run.checkpoints,
-        run.metadata,
-        save_every,
-        flag,
-        engine.workers,
-        checkpoint,
-        run.log,
-        recipe.max_skipped_steps,
-        recipe.gradient_accumulation_steps or 1,
-    )
-    evaluate = EvaluateEachEpoch(
-        lambda model: Evaluation(model, engine, batch_size),
-        evaluation,
-        with_average=recipe.ema_decay is not None,
-        progress=progress_bar(test_info.examples, batch_size)
-        if verbose
-        else None,
-        track=track,
-    )
-    report = _ReportCorrupt(data, test_info.corrupt, verbose)
-    own = [NoteStep(flag), evaluate, *callbacks, *run.callbacks(), track]
-    own.append(report)
-
-    def fit(first_epoch, epochs, steps_per_epoch):
-        model.fit(
-            engine.distributed(data.part(track.step)),
-            initial_epoch=first_epoch,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            callbacks=own,
-            verbose=verbose,
-            shuffle=False,  # The pipeline shuffles.
+            refuse("callbacks", callback, "a list of Keras callbacks")
+    if (data is None) != (test_data is None):
+        raise ValueError(
+            "`data` and `test_data` go together. Received: "
+            f"data={data!r}, test_data={test_data!r}"
         )
-
-    with flag.watching(), data.errors():
-        if track.unevaluated is not None:
-            # A signal stopped the run within the evaluation of an epoch.
-            evaluate.set_model(model)
-            track.set_model(model)
-            track.end_epoch({**track.unevaluated, **evaluate.evaluate()})
-        total = recipe.epochs * steps
-        epoch, behind = divmod(step, steps)
-        ended = track.ended
-        if behind and not ended:  # The rest of the epoch it was stopped in.
-            fit(epoch, epoch + 1, steps - behind)
-            epoch += 1
-            ended = model.stop_training
-        if epoch < recipe.epochs and not ended:
-            fit(epoch, recipe.epochs, steps)
-    last = track.history[-1]
-    if callbacks or track.ended or step >= total:
-        # The weights may be others than those of the last evaluation, and
-        # a run that was over before has made none.
-        for callback in (track, evaluate):
-            callback.set_model(model)
-        track.refuse_weights()
-        if not track.ended:
-            track.save_the_end()
-        last = evaluate.evaluate()
-    measured = {
-        name: value
-        for name, value in last.items()
-        if name.startswith(("val_", "ema_val_"))
-    }
-
-    result = TrainingResult(
-        model=probabilities_model(model),
-        training_model=model,
-        history=_by_name(track.history),
-        accuracy=measured["val_accuracy"],
-        loss=measured["val_loss"],
-        evaluation=measured,
-        label_names=info.label_names,
-        examples=test_info.examples,
-        ema_model=evaluate.average and probabilities_model(evaluate.average),
-        ema_accuracy=measured.get("ema_val_accuracy"),
-        corrupt=report.lines(),
-        steps=track.step,
-    )
-    run.finish(result, with_signal=engine.workers == 1)
-    return result
 
 
 class _ReportCorrupt(keras.callbacks.Callback):
-    """Says at the end of each epoch what could not be decoded."""
+    """Prints at the end of each epoch which images could not be decoded."""
 
     def __init__(self, data, evaluation, verbose):
         super().__init__()
@@ -324,8 +291,3 @@ class _ReportCorrupt(keras.callbacks.Callback):
             for name, line in lines.items():
                 print(f"{name}: {line}")
             self._said = lines
-
-
-def _by_name(history):
-    names = dict.fromkeys(name for row in history for name in row)
-    return {name: [row.get(name) for row in history] for name in names}

@@ -27,7 +27,7 @@ def state_of(model):
 
     Returns:
         `{name: NumPy array}`. A name is what holds the variable, the
-        variable's place and its readable path: `model/0003/stem_conv0/gain`.
+        variable's index and its readable path: `model/0003/stem_conv0/gain`.
         It is the same for every model built by the same code. Under a
         `tf.distribute` strategy the values are those of the first replica,
         and of metrics the sum over the replicas.
@@ -74,10 +74,10 @@ def restore_state(model, arrays, batch=None):
     []
     """
     variables = _variables(model, batch)
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
     _refuse_misfits(variables, arrays)
-    arrays = {name: np.asarray(arrays[name]) for name in variables}
     not_finite = [
-        name for name, array in arrays.items() if not np.isfinite(array).all()
+        name for name in variables if not np.isfinite(arrays[name]).all()
     ]
     with _scope(model):
         assign(variables, arrays)
@@ -100,8 +100,8 @@ def _variables(model, batch=None):
             model._symbolic_build(data_batch=tuple(batch))
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-    # Of the paths of optimizers and metrics only the ends: what they start
-    # with is the scope in which Keras happened to make the variable.
+    # Take only the ends of the paths of optimizers and metrics: they start
+    # with the scope in which Keras happened to create the variable.
     groups = {
         "model": (model.variables, 0),
         "optimizer": (model.optimizer.variables, -1),
@@ -109,9 +109,9 @@ def _variables(model, batch=None):
     }
     named = {}
     for group, (variables, start) in groups.items():
-        for place, variable in enumerate(variables):
+        for index, variable in enumerate(variables):
             path = "/".join(variable.path.split("/")[start:])
-            named[f"{group}/{place:04d}/{_COUNT.sub('', path)}"] = variable
+            named[f"{group}/{index:04d}/{_COUNT.sub('', path)}"] = variable
     return named
 
 
@@ -123,19 +123,18 @@ def _scope(model):
 
 
 def _refuse_misfits(variables, arrays):
-    misfits = []
-    for name, variable in variables.items():
-        if name in arrays:
-            array = np.asarray(arrays[name])
-            expected = f"{tuple(variable.shape)} {variable.dtype}"
-            received = f"{array.shape} {array.dtype}"
-            if received != expected:
-                misfits.append(f"{name}: {expected}, received {received}")
-    unexpected = [name for name in arrays if name not in variables]
+    expected, received = (
+        {name: f"{tuple(a.shape)} {a.dtype}" for name, a in found.items()}
+        for found in (variables, arrays)
+    )
     problems = {
-        "missing": [name for name in variables if name not in arrays],
-        "unexpected": unexpected,
-        "of another shape or type": misfits,
+        "missing": [name for name in expected if name not in received],
+        "unexpected": [name for name in received if name not in expected],
+        "of another shape or type": [
+            f"{name}: {expected[name]}, received {received[name]}"
+            for name in expected
+            if received.get(name, expected[name]) != expected[name]
+        ],
     }
     if not any(problems.values()):
         return
@@ -144,7 +143,7 @@ def _refuse_misfits(variables, arrays):
         for problem, names in problems.items()
         if names
     )
-    if any(name.startswith("metrics/") for name in unexpected):
+    if any(name.startswith("metrics/") for name in problems["unexpected"]):
         text += "; if the model was not trained yet, pass a `batch`"
     raise ValueError(
         "`arrays` must be the state of such a model; nothing was changed. "

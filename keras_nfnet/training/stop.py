@@ -55,6 +55,10 @@ class SignalFlag:
         self.number = None
         self.stepped = False
 
+    def note_step(self, batch, logs=None):
+        """Notes that a step was made; a callback's `on_train_batch_end`."""
+        self.stepped = True
+
     @contextlib.contextmanager
     def watching(self):
         """Catches the signals; a second one of them acts as usual.

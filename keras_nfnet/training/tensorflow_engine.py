@@ -1,14 +1,15 @@
 """`tf.distribute`'s strategies."""
 
-import contextlib
 import json
 import os
 
 import tensorflow as tf
 
+from keras_nfnet.training.distribution import Engine
 
-class TensorFlowEngine:
-    """One of `tf.distribute`'s strategies; see `distribution.py`."""
+
+class TensorFlowEngine(Engine):
+    """One of `tf.distribute`'s strategies, which a model keeps itself."""
 
     def __init__(self, name):
         self.strategy = _strategy(_chosen(name))
@@ -20,18 +21,11 @@ class TensorFlowEngine:
         if isinstance(self.strategy, tf.distribute.TPUStrategy):
             self.workers = self.strategy.extended.num_hosts
             self.worker = 0  # One process drives all hosts.
-        self.chief = self.worker == 0
 
     def scope(self):
-        """Where models are built."""
         return self.strategy.scope()
 
-    def running(self):
-        """Where models are trained: a model brings its strategy along."""
-        return contextlib.nullcontext()
-
     def distributed(self, part):
-        """Data for `fit`; `part(index, count)` gives parts of batches."""
         if self.replicas == 1:
             return part(0, 1)
 
@@ -45,10 +39,6 @@ class TensorFlowEngine:
         return self.strategy.distribute_datasets_from_function(of_worker)
 
     def summed(self, function, model):
-        """Sums `function(model's outputs, labels, rows)` over replicas.
-
-        Every process must give the same batches.
-        """
         strategy = self.strategy
 
         def part_of(array):

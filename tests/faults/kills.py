@@ -37,7 +37,6 @@ _PRELOADED = [
     "keras_nfnet.training.run",
     "keras_nfnet.training.callbacks",
     "keras_nfnet.training.directory",
-    "keras_nfnet.training.results",
     "keras_nfnet.training.state",
 ]
 

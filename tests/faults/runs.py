@@ -234,7 +234,7 @@ def other_recipes(cases):
         (directory / "recipe.toml").unlink()
         kind = "another recipe, recipe.toml removed"
         cases.refused(kind, directory, field, other)
-        from keras_nfnet.training.recipe_file import write_recipe
+        from keras_nfnet.training.recipe import write_recipe
 
         directory = cases.copy()
         write_recipe(other, directory / "recipe.toml")
@@ -435,7 +435,7 @@ def rows(full, folder, say):
 
 def _write_weights(folder, ending):
     from keras_nfnet import NFNet, NFNetConfig
-    from keras_nfnet.training.results import save_model
+    from keras_nfnet.training.directory import save_model
     from keras_nfnet.weights import save
 
     model = NFNet(

@@ -175,7 +175,7 @@ def _from_file(path, weights, classes):
                 f"Received: {name}={value!r}"
             )
     from keras_nfnet.data.description import described
-    from keras_nfnet.export.classifier import (
+    from keras_nfnet.export.contract import (
         check_classifier,
         ends_in_logits,
         view_margin,

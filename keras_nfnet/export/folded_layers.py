@@ -17,6 +17,21 @@ from keras_nfnet.layers.activation import (
 from keras_nfnet.layers.convolution import convolved_shape
 from keras_nfnet.layers.grouped_convolution import WIDE, convolve
 
+HALF = ("float16", "bfloat16")
+# Layers that do nothing outside of training: a folded network is without.
+ONLY_TRAINING = tuple(
+    getattr(keras.layers, name)
+    for name in dir(keras.layers)
+    if name
+    in (
+        *("ActivityRegularization", "AlphaDropout", "AugMix", "CutMix"),
+        *("Dropout", "GaussianDropout", "GaussianNoise", "MixUp"),
+        *("RandAugment", "SpatialDropout1D", "SpatialDropout2D"),
+        "SpatialDropout3D",
+    )
+    or (name.startswith("Random") and name != "RandomCrop")
+)
+
 
 def numpy_value(variable):
     """The values of a variable, also while TensorFlow traces a function.
@@ -46,6 +61,19 @@ def _released_with_it(value):
     array = np.frombuffer(memory, value.dtype).reshape(value.shape)
     array[...] = value
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def copy_state(layer, copy):
+    """Copies variables as Keras saves them: each part its own way."""
+    theirs, ours = (
+        list(part._flatten_layers(include_self=True, recursive=True))
+        for part in (layer, copy)
+    )
+    for part, own in zip(theirs, ours, strict=True):
+        store = {}
+        part.save_own_variables(store)
+        if store:
+            own.load_own_variables(store)
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")

@@ -9,18 +9,20 @@ a sum, it goes back into the convolution that it came from.
 
 import collections
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_nfnet.export.copies import ONLY_TRAINING, copy_state
-from keras_nfnet.export.folded_layers import PlainActivation, numpy_value
-from keras_nfnet.export.folded_standardized import fold_standardized
-from keras_nfnet.export.folded_values import (
-    Scaled,
-    Source,
+from keras_nfnet.export.factors import Scaled, fold_standardized
+from keras_nfnet.export.folded_layers import (
+    HALF,
+    ONLY_TRAINING,
+    PlainActivation,
+    copy_state,
+    numpy_value,
 )
 from keras_nfnet.layers import (
     EfficientChannelAttention,
@@ -46,25 +48,15 @@ from keras_nfnet.utils.arguments import looked_up
 _HOMOGENEOUS = [
     ACTIVATIONS[name][0] for name in ("relu", "leaky_relu", "identity")
 ]
-# What a factor passes unchanged; of the maxima only one above 0.
-_LINEAR = (
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.AveragePooling3D,
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalAveragePooling3D,
-    keras.layers.Flatten,
-)
-_HALF = ("float16", "bfloat16")
-_MAXIMA = (
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.GlobalMaxPooling3D,
-)
+
+
+def _pooling(kind):
+    """Keras's layers of one kind of pooling, of 1 to 3 axes."""
+    return tuple(
+        getattr(keras.layers, f"{name}Pooling{axes}D")
+        for name in (kind, f"Global{kind}")
+        for axes in (1, 2, 3)
+    )
 
 
 def fold(model: keras.Model, dtype: Any = None) -> keras.Model:
@@ -148,12 +140,12 @@ class _Folder:
         for kind, lower in _LOWERINGS.items():
             if isinstance(operation, kind):
                 result = lower(self, operation, first)
-                return result if once else Scaled(result.tensor, result.factor)
+                return result if once else replace(result, source=None)
         if isinstance(operation, keras.Model) and is_graph(operation):
             outputs = self.run(functional_graph(operation), first)
             # Of uses outside it knows nothing: no `source`.
             return tree.map_structure(
-                lambda value: Scaled(value.tensor, value.factor), outputs
+                lambda value: replace(value, source=None), outputs
             )
         args, kwargs = tree.map_structure(self.plain, (args, kwargs))
         copy = self.copied(operation)
@@ -195,7 +187,7 @@ class _Folder:
         name = self.options(operation.name, None)["name"]
         try:
             config = {**operation.get_config(), "name": name, **changes}
-            if self.dtype and operation.compute_dtype in _HALF:
+            if self.dtype and operation.compute_dtype in HALF:
                 config["dtype"] = self.dtype
             copy = type(operation).from_config(config)
             if operation.built:
@@ -224,11 +216,10 @@ class _Folder:
         activated = PlainActivation(
             layer.activation, **self.options(layer.name, layer.dtype_policy)
         )(tensor)
-        source = None
-        if value.source and layer.function in _HOMOGENEOUS:
-            source = Source(value.source.convolution, value.source.gates, True)
         return Scaled(
-            activated, factor * (value.factor if passes else 1.0), source
+            activated,
+            factor * (value.factor if passes else 1.0),
+            value.rectified() if layer.function in _HOMOGENEOUS else None,
         )
 
     def block(self, layer, value):
@@ -260,10 +251,8 @@ class _Folder:
         is_dense = isinstance(layer, SqueezeExcite)
         kernel = plain.reduce.kernel if is_dense else plain.kernel
         kernel.assign(numpy_value(kernel) * np.float32(value.factor))
-        source = value.source and Source(
-            value.source.convolution,
-            (*value.source.gates, kernel),
-            value.source.positive,
+        source = value.source and replace(
+            value.source, gates=(*value.source.gates, kernel)
         )
         return Scaled(plain(value.tensor), value.factor * layer.scale, source)
 
@@ -287,16 +276,13 @@ class _Folder:
 
     def skip_init(self, layer, value):
         gain = float(ops.convert_to_numpy(layer.skip_gain))
-        return Scaled(
-            value.tensor, value.factor * gain * layer.scale, value.source
-        )
+        factor = value.factor * gain * layer.scale
+        return replace(value, factor=factor)
 
     def rescaling(self, layer, value):
         scalar = isinstance(layer.scale, int | float) and layer.offset == 0
         if scalar and layer.compute_dtype == value.tensor.dtype:
-            return Scaled(
-                value.tensor, value.factor * layer.scale, value.source
-            )
+            return replace(value, factor=value.factor * layer.scale)
         return Scaled(self.copied(layer)(self.plain(value)))
 
     def add(self, layer, values):
@@ -314,17 +300,14 @@ class _Folder:
         return value
 
     def linear(self, layer, value):
-        return Scaled(
-            self.copied(layer)(value.tensor), value.factor, value.source
-        )
+        tensor = self.copied(layer)(value.tensor)
+        return replace(value, tensor=tensor)
 
     def maximum(self, layer, value):
         if value.factor <= 0:
             return Scaled(self.copied(layer)(self.plain(value)))
-        source = value.source and Source(
-            value.source.convolution, value.source.gates, True
-        )
-        return Scaled(self.copied(layer)(value.tensor), value.factor, source)
+        tensor = self.copied(layer)(value.tensor)
+        return Scaled(tensor, value.factor, value.rectified())
 
 
 _LOWERINGS = {
@@ -337,8 +320,8 @@ _LOWERINGS = {
     keras.layers.Add: _Folder.add,
     (StochasticDepth, *ONLY_TRAINING): _Folder.identity,
     keras.layers.Dense: _Folder.dense,
-    _LINEAR: _Folder.linear,
-    _MAXIMA: _Folder.maximum,
+    (*_pooling("Average"), keras.layers.Flatten): _Folder.linear,
+    _pooling("Max"): _Folder.maximum,
 }
 
 

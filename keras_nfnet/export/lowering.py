@@ -1,12 +1,4 @@
-"""Walks a folded network and has each of its parts written by a target.
-
-A target has the operations of a runtime as methods, on values of its own
-kind: `convolution`, `along_channels`, `activation`, `dense`, `mean`, `maximum`,
-`average_pool`, `max_pool`, `add`, `multiply`, `scale` and, for layers of
-other packages, `other`. Its `layer` is set to the name of the layer that is
-being written. `activation` is told whether its input `is_shared`, that is,
-has other uses: a runtime cannot join it with what computes that input then.
-"""
+"""Walks a folded network and has each of its parts written by a target."""
 
 import keras
 import numpy as np
@@ -28,29 +20,71 @@ from keras_nfnet.models.graphs import (
     uses_of_tensors,
 )
 
-# Of Keras's own functions those that are the same in every runtime; its
-# gelu and leaky_relu differ from the table's.
+# The names of activation functions. Keras's own gelu and leaky_relu differ
+# from the table's.
 _KERAS = ("linear", "relu", "sigmoid", "softmax", "tanh", "elu", "selu")
-_NAMES = {getattr(keras.activations, name): name for name in _KERAS}
-_NAMES.update(
-    {
-        keras.activations.gelu: "exact_gelu",
-        keras.activations.celu: "celu",
-        keras.activations.silu: "silu",
-        keras.activations.relu6: "relu6",
-        keras.activations.softplus: "softplus",
-        keras.activations.softsign: "soft_sign",
-        keras.activations.log_sigmoid: "log_sigmoid",
-        keras.activations.hard_sigmoid: "hard_sigmoid",
-        keras.activations.exponential: "exponential",
-        keras.activations.mish: "mish",
-    }
-)
-_NAMES.update({function: name for name, (function, _) in ACTIVATIONS.items()})
+_KERAS += ("celu", "silu", "relu6", "softplus", "log_sigmoid", "hard_sigmoid")
+_KERAS += ("exponential", "mish")
+_NAMES = {
+    **{getattr(keras.activations, name): name for name in _KERAS},
+    keras.activations.gelu: "exact_gelu",
+    keras.activations.softsign: "soft_sign",
+    **{function: name for name, (function, _) in ACTIVATIONS.items()},
+}
 
 
 class UnknownOperation(Exception):
     """The network has a layer or activation that is none of an NFNet's."""
+
+
+class Target:
+    """What a folded network is written into: the operations of a runtime.
+
+    Each operation is a method on values of the target's own kind:
+    `convolution`, `along_channels`, `activation`, `dense`, `mean`, `maximum`,
+    `average_pool`, `max_pool`, `add`, `multiply`, `scale` and those below.
+    `sides` are the height and width of the images, `None` where any.
+    `activation` is told whether its input `is_shared`, that is, has other
+    uses: a runtime cannot join it with what computes that input then.
+
+    Attributes:
+        layer: Name of the layer that is being written.
+        activations: What the target has for an activation, by its name.
+    """
+
+    layer = None
+    activations = {}
+
+    def pointwise(self, x, kernel, bias):
+        """A dense layer on the channels of every pixel."""
+        kernel, unknown = kernel[None, None], (None, None)
+        return self.convolution(
+            x, kernel, bias, (1, 1), "valid", 1, (1, 1), unknown
+        )
+
+    def dense_of_pixel(self, x, kernel, bias):
+        """A dense layer on the channels of one pixel.
+
+        Without a reshape, which would have to compute its shape in a graph
+        of any batch.
+        """
+        return self.pointwise(x, kernel, bias)
+
+    def known(self, function):
+        """What the target has for an activation function.
+
+        Raises:
+            UnknownOperation: If it has none.
+        """
+        name = activation_name(function)
+        if name not in self.activations:
+            name = getattr(function, "__name__", function)
+            raise UnknownOperation(f"the activation {name!r}")
+        return self.activations[name]
+
+    def other(self, layer, *args, **kwargs):
+        """A layer that none of the operations is for."""
+        raise UnknownOperation(f"the layer {layer.name!r}")
 
 
 def lower(folded, target, images):
@@ -58,7 +92,7 @@ def lower(folded, target, images):
 
     Args:
         folded: What `keras_nfnet.fold` returned.
-        target: See above.
+        target: A `Target`.
         images: The target's value of the normalized images.
 
     Returns:
@@ -75,17 +109,11 @@ def activation_name(function):
     return _NAMES.get(function)
 
 
-def unknown_activation(function):
-    """The error of a target that has no such activation."""
-    name = getattr(function, "__name__", function)
-    return UnknownOperation(f"the activation {name!r}")
-
-
 def _lower_graph(target, graph, inputs, shared_inputs=()):
     """Writes a graph.
 
     Args:
-        target: See above.
+        target: A `Target`.
         graph: What `functional_graph` returns.
         inputs: The target's values of its inputs.
         shared_inputs: The `id` of each of its input tensors whose value has
@@ -152,15 +180,8 @@ def _lower(target, shared, layer, *args, **kwargs):
 def _convolution(target, layer, x):
     if len(layer.kernel_size) != 2:
         return target.other(layer, x)
-    return target.convolution(
-        x,
-        *layer.values(),
-        strides=layer.strides,
-        padding=layer.padding,
-        groups=layer.groups,
-        dilation_rate=layer.dilation_rate,
-        sides=_sides(layer),
-    )
+    options = layer.strides, layer.padding, layer.groups, layer.dilation_rate
+    return target.convolution(x, *layer.values(), *options, _sides(layer))
 
 
 def _sides(layer):
@@ -209,8 +230,7 @@ def _dense(target, layer, x):
     if _rank(layer) == 4:
         if bias is None:
             bias = np.zeros(layer.units, "float32")
-        kernel = kernel[None, None]
-        x = target.convolution(x, kernel, bias, (1, 1), "valid", 1, (1, 1))
+        x = target.pointwise(x, kernel, bias)
     else:
         x = target.dense(x, kernel, bias)
     return target.activation(x, layer.activation, _rank(layer))

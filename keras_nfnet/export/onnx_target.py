@@ -4,9 +4,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from keras_nfnet.export.lowering import (
+    Target,
     UnknownOperation,
     activation_name,
-    unknown_activation,
 )
 from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
@@ -31,15 +31,17 @@ _ACTIVATIONS = {
 }
 
 
-class OnnxTarget:
+class OnnxTarget(Target):
     """Values are names of an ONNX graph that grows with every call.
 
     `values` has the arrays of its constants, `{name: array}`, which
-    `onnx_values.py` writes one by one.
+    `onnx_weights.py` writes one by one.
 
     Args:
         opset: Version of ONNX's operators, 17 or later.
     """
+
+    activations = _ACTIVATIONS
 
     def __init__(self, opset=OPSET):
         self.opset = opset
@@ -74,7 +76,7 @@ class OnnxTarget:
         # Transposed first: runtimes are slow where the innermost axis is the
         # three channels.
         x = self.node("Transpose", ["images"], perm=(0, 3, 1, 2))
-        if contract.statistics:
+        if contract.statistics is not None:
             mean, deviation = (
                 self.constant(np.reshape(value, (-1, 1, 1)))
                 for value in contract.statistics
@@ -83,39 +85,17 @@ class OnnxTarget:
         return x
 
     def convolution(
-        self,
-        x,
-        kernel,
-        bias,
-        strides,
-        padding,
-        groups,
-        dilation_rate,
-        sides=(None, None),
+        self, x, kernel, bias, strides, padding, groups, dilation_rate, sides
     ):
-        inputs = [
-            x,
-            self.constant(kernel.transpose(3, 2, 0, 1)),
-            self.constant(bias),
-        ]
+        weights = self.constant(kernel.transpose(3, 2, 0, 1))
         return self.node(
             "Conv",
-            inputs,
+            [x, weights, self.constant(bias)],
             kernel_shape=kernel.shape[:2],
             strides=strides,
             group=groups,
             dilations=dilation_rate,
             **_pads(kernel.shape[:2], strides, padding, dilation_rate, sides),
-        )
-
-    def dense_of_pixel(self, x, kernel, bias):
-        """A dense layer on the channels of one pixel.
-
-        Without a reshape, which would have to compute its shape in a graph
-        of any batch.
-        """
-        return self.convolution(
-            x, kernel[None, None], bias, (1, 1), "valid", 1, (1, 1)
         )
 
     def along_channels(self, x, kernel):
@@ -149,9 +129,7 @@ class OnnxTarget:
             return self.node("Mul", [x, inner])
         if name in ("gelu", "exact_gelu") and self.opset < OPSET:
             return self._gelu(x, exact=name == "exact_gelu")
-        if name not in _ACTIVATIONS:
-            raise unknown_activation(function)
-        kind, attributes = _ACTIVATIONS[name]
+        kind, attributes = self.known(function)
         return self.node(kind, [x], **attributes)
 
     def _gelu(self, x, exact):
@@ -192,24 +170,16 @@ class OnnxTarget:
             operation, [x, self.constant((2, 3), "int64")], keepdims=0
         )
 
-    def average_pool(self, x, pool_size, strides, padding, sides=(None, None)):
-        return self.node(
-            "AveragePool",
-            [x],
-            kernel_shape=pool_size,
-            strides=strides,
-            count_include_pad=0,
-            **_pads(pool_size, strides, padding, sides=sides),
-        )
+    def average_pool(self, x, *window):
+        return self._pool("AveragePool", x, *window, count_include_pad=0)
 
-    def max_pool(self, x, pool_size, strides, padding, sides=(None, None)):
-        return self.node(
-            "MaxPool",
-            [x],
-            kernel_shape=pool_size,
-            strides=strides,
-            **_pads(pool_size, strides, padding, sides=sides),
-        )
+    def max_pool(self, x, *window):
+        return self._pool("MaxPool", x, *window)
+
+    def _pool(self, kind, x, size, strides, padding, sides, **attributes):
+        pads = _pads(size, strides, padding, sides=sides)
+        attributes = {**attributes, **pads, "strides": strides}
+        return self.node(kind, [x], kernel_shape=size, **attributes)
 
     def add(self, x, y):
         return self.node("Add", [x, y])
@@ -219,9 +189,6 @@ class OnnxTarget:
 
     def scale(self, x, factor):
         return self.node("Mul", [x, self.constant(factor)])
-
-    def other(self, layer, *args, **kwargs):
-        raise UnknownOperation(f"the layer {layer.name!r}")
 
     def model(self, outputs, input_shape, output_shapes):
         """The ONNX model of some outputs.

@@ -1,23 +1,23 @@
-"""The TensorFlow module and the signatures of a SavedModel."""
+"""What a SavedModel serves: its signatures, and requests that warm it up."""
 
 import os
 
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from keras_nfnet.data import graph_preprocessing as graph
 
+# Where TensorFlow Serving looks for requests that it replays before it takes
+# others.
+WARM_UP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
-def serving_signatures(
-    model, labels, *, size, margin, contract, top, answers, scratch
-):
+
+def serving_signatures(model, export, *, top, answers, scratch):
     """Traces the signatures of a model.
 
     Args:
         model: A folded Keras model.
-        labels: One string per class, or `None` of feature maps.
-        size: `(height, width)` that encoded pictures are brought to.
-        margin: Pixels to resize beyond `size` before the centre crop.
-        contract: The model's `Contract`.
+        export: The `Export`: labels, size, margin and contract.
         top: How many classes `serve_bytes` names.
         answers: A function from the model's outputs to what is answered,
             `{name: tensor}`.
@@ -26,7 +26,11 @@ def serving_signatures(
     Returns:
         A `tf.Module` that owns all that is to be saved, and the concrete
         functions by signature name.
+
+    Raises:
+        ValueError: If a server would have to compile a part of it.
     """
+    labels, contract = export.labels, export.contract
     module = tf.Module()
     # The variables alone: tracking the Keras model too would add its own
     # traced functions and a second set of checkpoint keys.
@@ -45,7 +49,7 @@ def serving_signatures(
 
     def view(encoded):
         image = graph.decode(encoded)
-        return graph.evaluation_view(image, size, margin)
+        return graph.evaluation_view(image, export.size, export.margin)
 
     shape = (None, *model.inputs[0].shape[1:])
 
@@ -63,7 +67,7 @@ def serving_signatures(
         images = tf.map_fn(
             view,
             image_bytes,
-            fn_output_signature=tf.TensorSpec((*size, 3), tf.float32),
+            fn_output_signature=tf.TensorSpec((*export.size, 3), tf.float32),
         )
         outputs = answered(contract.pixels(images))
         if labels is not None:
@@ -78,7 +82,28 @@ def serving_signatures(
     if contract.channels in (1, 3):
         module.serve_bytes = serve_bytes
         signatures["serve_bytes"] = serve_bytes.get_concrete_function()
+    for signature in signatures.values():
+        _refuse_compiled(signature.graph.as_graph_def())
     return module, signatures
+
+
+def _refuse_compiled(graph):
+    """Refuses a graph with a part that the server would have to compile.
+
+    Raises:
+        ValueError: Naming the operation.
+    """
+    parts = [("operation", node.name, node.attr) for node in graph.node]
+    for function in graph.library.function:
+        parts.append(("function", function.signature.name, function.attr))
+        parts += [("operation", x.name, x.attr) for x in function.node_def]
+    for kind, name, attributes in parts:
+        if "_XlaMustCompile" in attributes and attributes["_XlaMustCompile"].b:
+            raise ValueError(
+                "`model` must not need XLA, which a server may lack (Keras's "
+                "own grouped convolutions do). Received: the compiled "
+                f"{kind} {name!r}"
+            )
 
 
 def _table(labels, scratch):
@@ -95,3 +120,32 @@ def _table(labels, scratch):
         ),
         default_value="",
     )
+
+
+def write_warm_up(directory, picture, contract, signatures):
+    """Adds one request of each signature to a SavedModel.
+
+    Args:
+        directory: Of the SavedModel.
+        picture: uint8 `(height, width, 3)`.
+        contract: The model's `Contract`.
+        signatures: Names of the signatures.
+    """
+    pixels = contract.pixels(picture[None].astype("float32"))
+    encoded = tf.io.encode_jpeg(picture)[None]
+    path = os.path.join(directory, WARM_UP_FILE)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with tf.io.TFRecordWriter(path) as file:
+        for signature, name, value in (
+            ("serving_default", "images", pixels),
+            ("serve_bytes", "image_bytes", encoded),
+        ):
+            if signature not in signatures:
+                continue
+            request = predict_pb2.PredictRequest()
+            request.model_spec.signature_name = signature
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            file.write(log.SerializeToString())

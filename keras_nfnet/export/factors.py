@@ -1,13 +1,18 @@
-"""How a standardized layer is folded."""
+"""Values of a network being folded, and the layers that take their factors."""
+
+import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_nfnet.export.folded_layers import PlainConvolution
-from keras_nfnet.export.folded_values import Scaled, Source
+from keras_nfnet.export.folded_layers import PlainConvolution, numpy_value
 from keras_nfnet.layers import ScaledWSMixin
 
+# A factor c goes into a convolution, and 1/c into the gates behind it. Below
+# this, 1/c could leave the range of float16: c stays a factor.
+_SMALLEST = 2.0**-10
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -15,22 +20,62 @@ _CONVOLUTIONS = (
 )
 
 
-class KerasKernels:
+@dataclasses.dataclass(eq=False)
+class Source:
+    """A convolution, and the kernels of the gates between it and a value.
+
+    `positive`: whether an activation came between, which no sign passes.
+    """
+
+    convolution: Any
+    gates: tuple = ()
+    positive: bool = False
+
+    def takes(self, factor):
+        if factor < 0 and self.positive:
+            return False
+        return factor != 0 and (not self.gates or abs(factor) >= _SMALLEST)
+
+    def multiply(self, factor):
+        kernel, bias = self.convolution.values()
+        factor = np.float32(factor)
+        self.convolution.set_values(kernel * factor, bias * factor)
+        for gate in self.gates:
+            gate.assign(numpy_value(gate) / factor)
+
+
+@dataclasses.dataclass(eq=False)
+class Scaled:
+    """A tensor of the folded graph that stands for `tensor * factor`.
+
+    `source` can take the factor, if nothing but what lets it through came
+    between and nothing else uses it.
+    """
+
+    tensor: Any
+    factor: float = 1.0
+    source: Source | None = None
+
+    def rectified(self):
+        """The source behind an activation that a factor above 0 passes."""
+        return self.source and dataclasses.replace(self.source, positive=True)
+
+
+class _KerasKernels:
     """A layer of Keras, whose last kernel and bias can take a factor."""
 
     def __init__(self, layer):
         self.layer = layer
 
     def values(self):
-        *_, kernel, bias = self.layer.get_weights()
-        return kernel, bias
+        return self.layer.get_weights()[-2:]
 
     def set_values(self, kernel, bias):
         kernels = self.layer.get_weights()[:-2]
         self.layer.set_weights([*kernels, kernel, bias])
 
 
-def keeps_its_operation(layer):
+def _keeps_its_operation(layer):
     """Whether no class of the user's changes what a layer computes."""
     return all(
         kind.__module__.split(".")[0] in ("keras", "keras_nfnet")
@@ -43,14 +88,14 @@ def fold_standardized(folder, layer, value):
     """A standardized layer as a plain one.
 
     Args:
-        folder: Of the network, which names and copies layers.
+        folder: Names and copies the layers of the network.
         layer: The layer.
         value: The `Scaled` value that it is called on.
 
     Returns:
         The `Scaled` result.
     """
-    if not keeps_its_operation(layer):
+    if not _keeps_its_operation(layer):
         return Scaled(folder.copied(layer)(folder.plain(value)))
     kernels = [
         ops.convert_to_numpy(layer.standardized_kernel(name))
@@ -83,7 +128,7 @@ def fold_standardized(folder, layer, value):
         kinds = type(layer).__mro__
         kind = kinds[kinds.index(ScaledWSMixin) + 1]
         plain = kind.from_config({**config, "activation": None})
-        source = KerasKernels(plain)
+        source = _KerasKernels(plain)
     plain.build(tensor.shape)
     bias = np.zeros(plain.bias.shape, "float32")
     if layer.bias is not None:

@@ -248,11 +248,16 @@ def a_wrong_fold_is_found_before_it_is_converted(folder):
 def an_export_of_other_outputs_is_refused(folder):
     model = network()
     with refused("differ"):
-        comparison.checked(
+        found = comparison.compare(
             lambda pixels: np.full((len(pixels), 2), 0.5, "f4") * [[0.1, 1.9]],
             model,
+            comparison.pictures((32, 32)),
+            contract.contract_of(model),
+        )
+        comparison.report(
+            *found,
             size=(32, 32),
-            contract=contract.contract_of(model),
+            model=model,
             path=__file__,
             target=__file__,
             precision="float32",

@@ -6,8 +6,13 @@ import sys
 
 from keras_nfnet.data.description import Described, described
 from keras_nfnet.data.labels import read_labels
-from keras_nfnet.export import onnx_file, openvino_file, saved_model, tflite
-from keras_nfnet.export.comparison import DEFAULT_SIZE, checked
+from keras_nfnet.export import (
+    comparison,
+    onnx_file,
+    openvino_file,
+    saved_model,
+    tflite,
+)
 from keras_nfnet.export.contract import contract_of, input_size
 
 # Each module has `PRECISIONS`, the `ENDING` of its files and a `runner`.
@@ -148,13 +153,11 @@ def export(options):
     arguments = {
         "labels": labels,
         "size": size,
+        "margin": beside.margin if options.margin is None else options.margin,
         "overwrite": options.overwrite,
         "progress": _say,
         "input_range": options.input_range,
     }
-    margin = beside.margin if options.margin is None else options.margin
-    if margin is not None:
-        arguments["margin"] = margin
     write = getattr(form, f"to_{options.format}")
     if form is not saved_model:
         return write(
@@ -175,8 +178,12 @@ def _say(text):
     print(f"{text} …", flush=True)
 
 
-def model_of(options):
+def model_of(options, weights="imagenet"):
     """The model that the options of `add_model_arguments` say.
+
+    Args:
+        options: `model`, `weights`, `classes` and `labels`.
+        weights: Of a variant without an option that says them.
 
     Raises:
         ValueError: Saying what to mend.
@@ -190,7 +197,7 @@ def model_of(options):
             classes = len(read_labels(options.labels))
         return keras_nfnet.NFNet(
             options.model,
-            weights=options.weights or "imagenet",
+            weights=options.weights or weights,
             classes=classes,
             classifier_activation="sigmoid" if classes == 1 else "softmax",
         )
@@ -255,7 +262,7 @@ def verify(path, model, precision="float32", input_range=None):
 
     >>> print(verify("nfnet_f0.onnx", model))
     """
-    outputs, form = None, onnx_file
+    outputs, form = model, onnx_file
     for other in (tflite, openvino_file):
         if str(path).endswith(other.ENDING):
             form = other
@@ -271,13 +278,14 @@ def verify(path, model, precision="float32", input_range=None):
             "`path` must be a SavedModel, a .tflite, an .onnx or an .xml file "
             f"that its runtime loads. Received: path={str(path)!r} ({error})"
         ) from error
-    return checked(
-        run,
-        model,
-        outputs=outputs,
-        size=input_size(model) or DEFAULT_SIZE,
-        contract=contract_of(model, input_range),
+    size = input_size(model) or comparison.DEFAULT_SIZE
+    contract = contract_of(model, input_range)
+    pictures = comparison.pictures(size)
+    return comparison.report(
+        *comparison.compare(run, outputs, pictures, contract),
+        model=model,
         path=path,
         target=path,
         precision=precision,
+        size=size,
     )

@@ -13,6 +13,7 @@ from keras_nfnet.export.contract import named
 from keras_nfnet.export.folded_layers import HALF, copy_state
 from keras_nfnet.export.folding import fold
 from keras_nfnet.models.output import activation_of
+from keras_nfnet.utils.files import place
 
 # Height and width of the pictures for a model of any resolution that names
 # no variant: F0's test size.
@@ -212,28 +213,6 @@ def _joined(batches):
     }
 
 
-def checked(run, model, *, size, contract, outputs=None, **about):
-    """Runs an export and its model on `pictures(size)` and checks it.
-
-    Args:
-        run: Function of float32 pixels `(batch, height, width, channels)`.
-        model: The Keras model.
-        size: `(height, width)` in pixels.
-        contract: The model's `Contract`.
-        outputs: A function called as the model, if the export returns
-            something else than the model.
-        **about: What else `report` takes.
-
-    Returns:
-        An `ExportReport`.
-
-    Raises:
-        ValueError: If the export differs by more than its bound.
-    """
-    found = compare(run, outputs or model, pictures(size), contract)
-    return report(*found, model=model, size=size, **about)
-
-
 def report(got, wanted, seconds, *, model, path, target, precision, size):
     """Checks outputs against the bound of their precision.
 
@@ -264,11 +243,10 @@ def report(got, wanted, seconds, *, model, path, target, precision, size):
         difference, cosine = _compared(name, got[name], ours, model, precision)
         differences.append(difference)
         cosines.append(cosine)
-        agreements.append(
-            np.mean(_best(got[name], model) == _best(ours, model))
-        )
+        same = _best(got[name], model) == _best(ours, model)
+        agreements.append(np.mean(same))
     return ExportReport(
-        path=os.path.abspath(target),
+        path=place(target),
         size=size_of(path),
         largest_difference=max(differences),
         top1_agreement=float(np.mean(agreements)),

@@ -23,6 +23,7 @@ from keras_nfnet.export.folded_layers import ONLY_TRAINING
 from keras_nfnet.layers import ScaledWSConv2D
 from keras_nfnet.models.graphs import functional_graph, is_graph
 from keras_nfnet.models.output import activation_of, last_operation
+from keras_nfnet.utils.arguments import refuse
 from keras_nfnet.variants import VARIANTS, default_name
 
 INPUT_RANGES = ("imagenet", "0-255")
@@ -117,12 +118,13 @@ def contract_of(model, input_range=None):
     if input_range is None:
         input_range = _found(model)
     if input_range not in INPUT_RANGES:
-        raise ValueError(
-            '`input_range` must be "imagenet", for a model on images '
-            'normalized by `preprocess_input`, or "0-255", for a model that '
-            "takes pixels. It is found out for a model that begins with an "
-            "NFNet, or with a layer that rescales or normalizes. Received: "
-            f"input_range={input_range!r}"
+        refuse(
+            "input_range",
+            input_range,
+            '"imagenet", for a model on images normalized by '
+            '`preprocess_input`, or "0-255", for a model that takes pixels. '
+            "It is found out for a model that begins with an NFNet, or with a "
+            "layer that rescales or normalizes",
         )
     image = model.inputs[0]
     return Contract(
@@ -182,9 +184,7 @@ def check_takes_images(model):
         ValueError: If it is another model.
     """
     if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"`model` must be a Keras model. Received: model={model!r}"
-        )
+        refuse("model", model, "a Keras model")
     inputs, outputs = (
         [tuple(x.shape) for x in getattr(model, name, None) or []]
         for name in ("inputs", "outputs")
@@ -277,10 +277,8 @@ def input_size(model, size=None):
     given = None if size is None else sides(size)
     if None not in fixed:
         if given not in (None, fixed):
-            raise ValueError(
-                "`size` must be the model's own, which is fixed at "
-                f"{fixed}. Received: size={size!r}"
-            )
+            expected = f"the model's own, which is fixed at {fixed}"
+            refuse("size", size, expected)
         return fixed
     size = _of_variant(model, "test_size")
     return given or (size and sides(size))

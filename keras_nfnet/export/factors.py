@@ -13,11 +13,7 @@ from keras_nfnet.layers import ScaledWSMixin
 # A factor c goes into a convolution, and 1/c into the gates behind it. Below
 # this, 1/c could leave the range of float16: c stays a factor.
 _SMALLEST = 2.0**-10
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-)
+_CONVOLUTIONS = keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D
 
 
 @dataclasses.dataclass(eq=False)
@@ -102,15 +98,11 @@ def fold_standardized(folder, layer, value):
         for name in layer.unit_axes
     ]
     kernels[-1] = kernels[-1] * np.float32(value.factor)
-    config = {
-        **layer.plain_config(),
-        **folder.options(layer.name, layer.dtype_policy),
-    }
+    options = folder.options(layer.name, layer.dtype_policy)
+    config = {**layer.plain_config(), **options}
     tensor = value.tensor
-    is_plain = (
-        isinstance(layer, _CONVOLUTIONS)
-        and layer.data_format == "channels_last"
-    )
+    is_convolution = isinstance(layer, _CONVOLUTIONS)
+    is_plain = is_convolution and layer.data_format == "channels_last"
     if is_plain:
         if layer.padding == "causal":
             before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
@@ -119,8 +111,7 @@ def fold_standardized(folder, layer, value):
                 **folder.options(f"{layer.name}_pad", layer.dtype_policy),
             )(tensor)
             config["padding"] = "valid"
-        names = ("filters", "kernel_size", "strides", "padding", "groups")
-        names += ("dilation_rate", "name", "dtype")
+        names = (*PlainConvolution.FIELDS, "name", "dtype")
         plain = PlainConvolution(**{name: config[name] for name in names})
         source = plain
     else:

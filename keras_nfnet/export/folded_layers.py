@@ -147,6 +147,9 @@ class PlainConvolution(keras.layers.Layer):
         **kwargs: As for `keras.layers.Layer`.
     """
 
+    FIELDS = ("filters", "kernel_size", "strides", "padding", "groups")
+    FIELDS += ("dilation_rate",)
+
     def __init__(
         self,
         filters,
@@ -180,22 +183,12 @@ class PlainConvolution(keras.layers.Layer):
         options = {"dtype": "int8", "trainable": False} if is_int8 else {}
         # Values are assigned; drawing them would cost time.
         self.kernels = [
-            self.add_weight(
-                name=f"kernel{index}",
-                shape=shape,
-                initializer="zeros",
-                **options,
-            )
+            self.add_weight(shape, "zeros", name=f"kernel{index}", **options)
             for index in range(parts)
         ]
+        options = {"trainable": False, "autocast": False}
         self.scales = [
-            self.add_weight(
-                name=f"scale{index}",
-                shape=shape[-1:],
-                initializer="ones",
-                trainable=False,
-                autocast=False,
-            )
+            self.add_weight(shape[-1:], "ones", name=f"scale{index}", **options)
             for index in range(parts if is_int8 else 0)
         ]
 
@@ -260,7 +253,7 @@ class PlainConvolution(keras.layers.Layer):
 
     def values(self):
         """The kernel and the bias of all groups, as NumPy arrays."""
-        kernels = [numpy_value(kernel) for kernel in self.kernels]
+        kernels = list(map(numpy_value, self.kernels))
         if self.scales:
             kernels = [
                 kernel.astype("float32") / numpy_value(scale)
@@ -273,20 +266,11 @@ class PlainConvolution(keras.layers.Layer):
 
     def call(self, inputs):
         parts = len(self.kernels)
+        options = self.strides, self.padding, self.groups // parts
+        images = ops.split(inputs, parts, axis=-1) if parts > 1 else [inputs]
         outputs = [
-            convolve(
-                part,
-                kernel,
-                strides=self.strides,
-                padding=self.padding,
-                groups=self.groups // parts,
-                dilation_rate=self.dilation_rate,
-            )
-            for part, kernel in zip(
-                ops.split(inputs, parts, axis=-1) if parts > 1 else [inputs],
-                self._kernel_values(),
-                strict=True,
-            )
+            convolve(part, kernel, *options, self.dilation_rate)
+            for part, kernel in zip(images, self._kernel_values(), strict=True)
         ]
         if parts > 1:
             outputs = [ops.concatenate(outputs, axis=-1)]
@@ -295,18 +279,6 @@ class PlainConvolution(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return convolved_shape(self, input_shape)
 
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor(
-            self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
-        )
-
     def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": self.padding,
-            "groups": self.groups,
-            "dilation_rate": self.dilation_rate,
-        }
+        own = {name: getattr(self, name) for name in self.FIELDS}
+        return {**super().get_config(), **own}

@@ -1,5 +1,8 @@
 """Walks a folded network and has each of its parts written by a target."""
 
+import functools
+import itertools
+
 import keras
 import numpy as np
 
@@ -11,14 +14,7 @@ from keras_nfnet.export.folded_layers import (
 from keras_nfnet.layers import EfficientChannelAttention, SqueezeExcite
 from keras_nfnet.layers.activation import ACTIVATIONS
 from keras_nfnet.layers.pooling import SymmetricMaxPooling
-from keras_nfnet.models.graphs import (
-    first_argument,
-    functional_graph,
-    inputs_of_calls,
-    is_graph,
-    run_graph,
-    uses_of_tensors,
-)
+from keras_nfnet.models import graphs
 
 # The names of activation functions. Keras's own gelu and leaky_relu differ
 # from the table's.
@@ -101,7 +97,7 @@ def lower(folded, target, images):
     Raises:
         UnknownOperation: If the target cannot write a layer or activation.
     """
-    return _lower_graph(target, functional_graph(folded), [images])
+    return _lower_graph(target, graphs.functional_graph(folded), [images])
 
 
 def activation_name(function):
@@ -122,25 +118,20 @@ def _lower_graph(target, graph, inputs, shared_inputs=()):
     Returns:
         The target's values of its outputs, in their structure.
     """
-    uses = uses_of_tensors(graph)
+    uses = graphs.uses_of_tensors(graph)
     shared = {x for x, count in uses.items() if count > 1}.union(shared_inputs)
-    return run_graph(
-        graph,
-        inputs,
-        lambda operation, *args, **kwargs: _lower(
-            target, shared, operation, *args, **kwargs
-        ),
-    )
+    apply = functools.partial(_lower, target, shared)
+    return graphs.run_graph(graph, inputs, apply)
 
 
 def _lower(target, shared, layer, *args, **kwargs):
     kind = type(layer)
-    x = first_argument(args, kwargs)
-    if isinstance(layer, keras.Model) and is_graph(layer):
-        graph = functional_graph(layer)
+    x = graphs.first_argument(args, kwargs)
+    if isinstance(layer, keras.Model) and graphs.is_graph(layer):
+        graph = graphs.functional_graph(layer)
         inner = [
             id(own)
-            for tensors in inputs_of_calls(layer)
+            for tensors in graphs.inputs_of_calls(layer)
             for tensor, own in zip(tensors, graph.inputs, strict=False)
             if id(tensor) in shared
         ]
@@ -155,8 +146,7 @@ def _lower(target, shared, layer, *args, **kwargs):
             _rank(layer),
             is_shared=any(
                 id(tensor) in shared
-                for tensors in inputs_of_calls(layer)
-                for tensor in tensors
+                for tensor in itertools.chain(*graphs.inputs_of_calls(layer))
             ),
         )
     if kind is keras.layers.Rescaling and not layer.offset:
@@ -167,12 +157,10 @@ def _lower(target, shared, layer, *args, **kwargs):
     if isinstance(layer, keras.layers.GlobalMaxPooling2D) and is_last:
         return target.maximum(x, keepdims=layer.keepdims)
     if isinstance(layer, _POOLS) and is_last:
-        padding = layer.padding
-        if isinstance(layer, SymmetricMaxPooling):
-            padding = "symmetric"
-        pool = target.average_pool
-        if isinstance(layer, keras.layers.MaxPooling2D):
-            pool = target.max_pool
+        is_symmetric = isinstance(layer, SymmetricMaxPooling)
+        padding = "symmetric" if is_symmetric else layer.padding
+        is_max = isinstance(layer, keras.layers.MaxPooling2D)
+        pool = target.max_pool if is_max else target.average_pool
         return pool(x, layer.pool_size, layer.strides, padding, _sides(layer))
     return target.other(layer, *args, **kwargs)
 
@@ -236,20 +224,15 @@ def _dense(target, layer, x):
     return target.activation(x, layer.activation, _rank(layer))
 
 
-def _add(target, layer, values):
-    total, *others = values
-    for value in others:
-        total = target.add(total, value)
-    return total
-
-
 _POOLS = (keras.layers.AveragePooling2D, keras.layers.MaxPooling2D)
 _LOWERINGS = {
     PlainConvolution: _convolution,
     SqueezeExcite: _squeeze_excite,
     EfficientChannelAttention: _efficient_channel_attention,
     keras.layers.Dense: _dense,
-    keras.layers.Add: _add,
+    keras.layers.Add: lambda target, layer, values: functools.reduce(
+        target.add, values
+    ),
     keras.layers.Softmax: _softmax,
 }
 # Layers that are an activation alone, and where they have its function.

@@ -6,15 +6,11 @@ import gc
 import keras
 import numpy as np
 
+from keras_nfnet.export import staging
 from keras_nfnet.export.comparison import ExportReport
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.lowering import UnknownOperation, lower
-from keras_nfnet.export.staging import (
-    check_installed,
-    checked_export,
-    writing,
-)
-from keras_nfnet.utils.arguments import integer
+from keras_nfnet.utils.arguments import integer, one_of
 from keras_nfnet.utils.files import staged
 from keras_nfnet.utils.types import (
     InputRange,
@@ -98,29 +94,28 @@ def to_onnx(
 
     Reference: of int8: Jacob et al., arXiv:1712.05877.
     """
-    export = checked_export(
-        model,
-        path,
-        ENDING,
-        PRECISIONS,
-        precision=precision,
-        labels=labels,
-        size=size,
-        margin=margin,
-        overwrite=overwrite,
-        progress=progress,
-        input_range=input_range,
+    one_of("precision", precision, PRECISIONS)
+    say = staging.checked_progress(overwrite, progress)
+    export = staging.checked_export(
+        model, path, precision, labels, size, margin, input_range, say
     )
-    check_installed("to_onnx", "export", "onnx", "onnxruntime")
-    opset = _checked_opset(opset)
-    folded, calibration = export.prepared(calibration)
-    from keras_nfnet.export import onnx_weights
+    staging.check_file(path, overwrite, ENDING)
+    staging.check_installed("to_onnx", "export", "onnx", "onnxruntime")
+    import onnx
 
+    from keras_nfnet.export import onnx_weights
+    from keras_nfnet.export.onnx_target import OLDEST_OPSET, OPSET
+
+    newest = onnx.defs.onnx_opset_version()
+    opset = integer(
+        "opset", OPSET if opset is None else opset, OLDEST_OPSET, newest
+    )
+    folded, calibration = export.prepared(calibration)
     content, values = _onnx_model(folded, export.contract, opset)
     for name, text in export.texts().items():
         content.metadata_props.add(key=name, value=text)
     with staged(path) as new:
-        with writing("path", path):
+        with staging.writing("path", path):
             half = precision == "float16"
             onnx_weights.write(content, values, new, half)
             del folded, content, values
@@ -187,13 +182,12 @@ def _by_tf2onnx(folded, contract, opset, reason):
             f"tf2onnx converts others. Received: {reason}, on the backend "
             f"{keras.backend.backend()!r}"
         ) from reason
+    import onnx
     import tensorflow as tf
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
-
-    from keras_nfnet.export.onnx_weights import taken_from
 
     shape = (None, *folded.inputs[0].shape[1:])
 
@@ -218,7 +212,12 @@ def _by_tf2onnx(folded, contract, opset, reason):
         tensors_to_rename={"images:0": "images", **dict(names)},
     )
     _complete(content)
-    return content, taken_from(content)
+    values = {
+        constant.name: onnx.numpy_helper.to_array(constant)
+        for constant in content.graph.initializer
+    }
+    content.graph.ClearField("initializer")
+    return content, values
 
 
 def _complete(content):
@@ -246,14 +245,3 @@ def _complete(content):
             )
     del content.graph.node[:]
     content.graph.node.extend(nodes)
-
-
-def _checked_opset(opset):
-    import onnx
-
-    from keras_nfnet.export.onnx_target import OLDEST_OPSET, OPSET
-
-    if opset is None:
-        return OPSET
-    newest = onnx.defs.onnx_opset_version()
-    return integer("opset", opset, least=OLDEST_OPSET, most=newest)

@@ -13,22 +13,34 @@ from keras_nfnet.layers.grouped_convolution import symmetric_padding
 # Gelu came with opset 20. Older opsets have it in parts.
 OPSET = 20
 OLDEST_OPSET = 17
-# Keras's or the table's name → operator and its attributes.
+# Keras's or the table's name → operators, one after the other.
 _ACTIVATIONS = {
-    "gelu": ("Gelu", {"approximate": "tanh"}),
-    "exact_gelu": ("Gelu", {}),
-    "relu": ("Relu", {}),
-    "elu": ("Elu", {}),
-    "celu": ("Celu", {}),
-    "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
-    "selu": ("Selu", {}),
-    "sigmoid": ("Sigmoid", {}),
-    "softplus": ("Softplus", {}),
-    "soft_sign": ("Softsign", {}),
-    "tanh": ("Tanh", {}),
-    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
-    "exponential": ("Exp", {}),
+    "linear": (),
+    "identity": (),
+    "gelu": ("Gelu",),
+    "exact_gelu": ("Gelu",),
+    "relu": ("Relu",),
+    "elu": ("Elu",),
+    "celu": ("Celu",),
+    "leaky_relu": ("LeakyRelu",),
+    "selu": ("Selu",),
+    "sigmoid": ("Sigmoid",),
+    "silu": ("Sigmoid",),
+    "log_sigmoid": ("Neg", "Softplus", "Neg"),
+    "softplus": ("Softplus",),
+    "soft_sign": ("Softsign",),
+    "mish": ("Softplus", "Tanh"),
+    "tanh": ("Tanh",),
+    "hard_sigmoid": ("HardSigmoid",),
+    "exponential": ("Exp",),
 }
+_ATTRIBUTES = {
+    "gelu": {"approximate": "tanh"},
+    "leaky_relu": {"alpha": 0.01},
+    "hard_sigmoid": {"alpha": 1 / 6, "beta": 0.5},
+}
+# Their operators' result is multiplied by their input.
+_GATES = ("silu", "mish")
 
 
 class OnnxTarget(Target):
@@ -111,26 +123,19 @@ class OnnxTarget(Target):
 
     def activation(self, x, function, rank=4, is_shared=False):
         name = activation_name(function)
-        if name in ("linear", "identity"):
-            return x
         if name == "softmax":
             # Channels are last in matrices, and second here in images.
             return self.node("Softmax", [x], axis=1 if rank == 4 else -1)
-        if name == "silu":
-            return self.node("Mul", [x, self.node("Sigmoid", [x])])
         if name == "relu6":
             bounds = [self.constant(0), self.constant(6)]
             return self.node("Clip", [x, *bounds])
-        if name == "log_sigmoid":
-            negative = self.node("Neg", [x])
-            return self.node("Neg", [self.node("Softplus", [negative])])
-        if name == "mish":
-            inner = self.node("Tanh", [self.node("Softplus", [x])])
-            return self.node("Mul", [x, inner])
         if name in ("gelu", "exact_gelu") and self.opset < OPSET:
             return self._gelu(x, exact=name == "exact_gelu")
-        kind, attributes = self.known(function)
-        return self.node(kind, [x], **attributes)
+        result = x
+        for operator in self.known(function):
+            attributes = _ATTRIBUTES.get(name, {})
+            result = self.node(operator, [result], **attributes)
+        return self.node("Mul", [x, result]) if name in _GATES else result
 
     def _gelu(self, x, exact):
         """`x / 2 * (1 + erf(x / √2))`, or its form with tanh."""
@@ -148,27 +153,22 @@ class OnnxTarget(Target):
         return self.node("Mul", [half, inner])
 
     def dense(self, x, kernel, bias):
-        inputs = [x, self.constant(kernel)]
-        if bias is not None:
-            inputs.append(self.constant(bias))
-        return self.node("Gemm", inputs)
+        values = [kernel] if bias is None else [kernel, bias]
+        return self.node("Gemm", [x, *map(self.constant, values)])
 
     def mean(self, x, keepdims):
-        if keepdims:
-            return self.node("GlobalAveragePool", [x])
-        return self._reduced("ReduceMean", x)
+        return self._reduced("Average" if keepdims else "Mean", x, keepdims)
 
     def maximum(self, x, keepdims):
-        if keepdims:
-            return self.node("GlobalMaxPool", [x])
-        return self._reduced("ReduceMax", x)
+        return self._reduced("Max", x, keepdims)
 
-    def _reduced(self, operation, x):
+    def _reduced(self, kind, x, keepdims):
+        if keepdims:
+            return self.node(f"Global{kind}Pool", [x])
         if self.opset < 18:
-            return self.node(operation, [x], axes=(2, 3), keepdims=0)
-        return self.node(
-            operation, [x, self.constant((2, 3), "int64")], keepdims=0
-        )
+            return self.node(f"Reduce{kind}", [x], axes=(2, 3), keepdims=0)
+        axes = self.constant((2, 3), "int64")
+        return self.node(f"Reduce{kind}", [x, axes], keepdims=0)
 
     def average_pool(self, x, *window):
         return self._pool("AveragePool", x, *window, count_include_pad=0)
@@ -208,12 +208,8 @@ class OnnxTarget(Target):
             self.nodes[-1].output[0] = name
             sides = [side or f"{name}_{i}" for i, side in enumerate(shape)]
             graph.output.append(_float_value(name, sides))
-        sides = [
-            side or name
-            for side, name in zip(
-                input_shape, ("height", "width", None), strict=True
-            )
-        ]
+        names = "height", "width", None
+        sides = [a or b for a, b in zip(input_shape, names, strict=True)]
         graph.input.append(_float_value("images", sides))
         return self.content
 

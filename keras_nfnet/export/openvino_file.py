@@ -11,15 +11,11 @@ import tempfile
 import keras
 import numpy as np
 
+from keras_nfnet.export import staging
 from keras_nfnet.export.comparison import ExportReport, cosine_of, weights_of
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.lowering import UnknownOperation, lower
-from keras_nfnet.export.staging import (
-    check_file,
-    check_installed,
-    checked_export,
-    writing,
-)
+from keras_nfnet.utils.arguments import one_of
 from keras_nfnet.utils.files import place, staged
 from keras_nfnet.utils.types import (
     InputRange,
@@ -109,28 +105,23 @@ def to_openvino(
 
     Reference: of int8: Jacob et al., arXiv:1712.05877.
     """
-    export = checked_export(
-        model,
-        path,
-        ENDING,
-        PRECISIONS,
-        precision=precision,
-        labels=labels,
-        size=size,
-        margin=margin,
-        overwrite=overwrite,
-        progress=progress,
-        input_range=input_range,
+    one_of("precision", precision, PRECISIONS)
+    say = staging.checked_progress(overwrite, progress)
+    export = staging.checked_export(
+        model, path, precision, labels, size, margin, input_range, say
     )
+    staging.check_file(path, overwrite, ENDING)
     modules = ["openvino", "nncf"] if precision == "int8" else ["openvino"]
-    check_installed("to_openvino", "openvino", *modules)
+    staging.check_installed("to_openvino", "openvino", *modules)
     if not str(path).endswith(ENDING):
         raise ValueError(
             f"`path` must end in .xml. Received: path={str(path)!r}"
         )
     path = place(path)
-    check_file(weights_of(path), overwrite, ".bin")
+    staging.check_file(weights_of(path), overwrite, ".bin")
     folded, calibration = export.prepared(calibration)
+    import openvino
+
     content = _openvino_model(folded, export)
     del folded
     gc.collect()
@@ -140,8 +131,13 @@ def to_openvino(
     for name, text in export.texts().items():
         content.set_rt_info(text, ["keras_nfnet", name])
     with staged(path, beside=[weights_of(path)]) as new:
-        with writing("path", path):
-            _save(content, new, precision)
+        with staging.writing("path", path):
+            try:
+                half = precision == "float16"
+                openvino.save_model(content, new, compress_to_fp16=half)
+            # What OpenVINO makes of a full disk.
+            except RuntimeError as error:
+                raise OSError(str(error)) from error
         del content
         report = export.compared(runner, new)
     return dataclasses.replace(report, float_layers=float_layers)
@@ -168,18 +164,6 @@ def _compiled(model, threads=0):
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     return openvino.Core().compile_model(model, "CPU", options)
-
-
-def _save(content, path, precision):
-    import openvino
-
-    try:
-        openvino.save_model(
-            content, path, compress_to_fp16=precision == "float16"
-        )
-    # What OpenVINO makes of a full disk.
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
 
 
 def _openvino_model(folded, export):

@@ -9,6 +9,8 @@ from openvino import opset13 as operations
 from keras_nfnet.export.lowering import Target, UnknownOperation
 from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
+# The constants of Klambauer et al., arXiv:1706.02515.
+_SELU = np.float32([1.6732632423543772]), np.float32([1.0507009873554805])
 # Keras's or the table's name → function of a value.
 _ACTIVATIONS = {
     "linear": lambda x: x,
@@ -21,12 +23,7 @@ _ACTIVATIONS = {
     "elu": lambda x: operations.elu(x, 1.0),
     "celu": lambda x: operations.elu(x, 1.0),  # Of alpha 1 they are equal.
     "leaky_relu": lambda x: operations.prelu(x, np.float32([0.01])),
-    # The constants of Klambauer et al., arXiv:1706.02515.
-    "selu": lambda x: operations.selu(
-        x,
-        np.float32([1.6732632423543772]),
-        np.float32([1.0507009873554805]),
-    ),
+    "selu": lambda x: operations.selu(x, *_SELU),
     "sigmoid": operations.sigmoid,
     "softplus": operations.softplus,
     "soft_sign": operations.softsign,
@@ -121,9 +118,8 @@ class OpenVINOTarget(Target):
         return operations.unsqueeze(x, sides)
 
     def mean(self, x, keepdims):
-        return self._named(
-            operations.reduce_mean(x, np.int64([2, 3]), keepdims)
-        )
+        sides = np.int64([2, 3])
+        return self._named(operations.reduce_mean(x, sides, keepdims))
 
     def maximum(self, x, keepdims):
         return operations.reduce_max(x, np.int64([2, 3]), keepdims)

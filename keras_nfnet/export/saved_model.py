@@ -8,13 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_nfnet.export.comparison import (
-    DEFAULT_SIZE,
-    ExportReport,
-    compare,
-    pictures,
-    report,
-)
+from keras_nfnet.export import comparison, staging
+from keras_nfnet.export.comparison import ExportReport
 from keras_nfnet.export.contract import (
     check_classifier,
     check_finite,
@@ -24,15 +19,6 @@ from keras_nfnet.export.contract import (
     input_size,
     named,
     view_margin,
-)
-from keras_nfnet.export.staging import (
-    Export,
-    check_backend,
-    check_folder,
-    checked_labels,
-    checked_progress,
-    refuse_existing,
-    writing,
 )
 from keras_nfnet.models.output import (
     is_one_sigmoid,
@@ -50,8 +36,8 @@ from keras_nfnet.utils.types import (
     Size,
 )
 
+ENDING = ""
 PRECISIONS = ("float32",)
-_TOP = 5
 
 
 def to_saved_model(
@@ -135,15 +121,15 @@ def to_saved_model(
     Reference: of the evaluation preprocessing: arXiv:2102.06171; the
     authors' dataset.py.
     """
-    check_backend("to_saved_model")
+    staging.check_backend("to_saved_model")
     check_takes_images(model)
-    say = checked_progress(overwrite, progress)
+    say = staging.checked_progress(overwrite, progress)
     contract = contract_of(model, input_range)
     classes, answers = _answers(model, outputs)
-    labels = checked_labels(model, labels, classes)
+    labels = staging.checked_labels(model, labels, classes)
     size = input_size(model, size)
     if size is None:
-        size = DEFAULT_SIZE
+        size = comparison.DEFAULT_SIZE
         warnings.warn(
             f"The model takes any resolution and `size` is not given; encoded "
             f"pictures are brought to {size[0]} pixels.",
@@ -152,7 +138,7 @@ def to_saved_model(
     margin = view_margin(model, margin)
     _check_place(directory, overwrite)
     check_finite(model)
-    export = Export(
+    export = staging.Export(
         model, directory, "float32", labels, size, margin, contract, say
     )
 
@@ -164,18 +150,14 @@ def to_saved_model(
     folded = export.folded()
     with staged(directory, "directory") as path:
         say("tracing and writing")
-        with writing("directory", directory):
+        with staging.writing("directory", directory):
             module, signatures = serving_module.serving_signatures(
-                folded,
-                export,
-                top=min(_TOP, classes or _TOP),
-                answers=answers,
-                scratch=os.path.dirname(path),
+                folded, export, answers, os.path.dirname(path)
             )
             try:
                 tf.saved_model.save(module, path, signatures=signatures)
                 serving_module.write_warm_up(
-                    path, pictures(size)[0], contract, signatures
+                    path, comparison.pictures(size)[0], contract, signatures
                 )
             except tf.errors.OpError as error:
                 raise OSError(error.message) from error
@@ -192,11 +174,7 @@ def _answers(model, outputs):
     float32 tensor}` of the model's outputs.
     """
     kinds = ("probabilities", "logits", "sigmoid_logits", "features")
-    if outputs not in (None, *kinds):
-        raise ValueError(
-            f"`outputs` must be one of {', '.join(kinds)}, or `None`. "
-            f"Received: outputs={outputs!r}"
-        )
+    arguments.one_of("outputs", outputs, (*kinds, None))
     shapes = [x.shape for x in model.outputs]
     if outputs is None and (len(shapes) > 1 or len(shapes[0]) == 4):
         outputs = "features"
@@ -212,9 +190,9 @@ def _answers(model, outputs):
             return ops.sigmoid(ops.cast(x, "float32"))
 
     else:
-        is_logits = outputs == "logits"
-        if outputs is None:
-            is_logits = ends_in_logits(model)
+        is_logits = outputs == "logits" or (
+            outputs is None and ends_in_logits(model)
+        )
         classes, one_sigmoid = labelled_classes(model), is_one_sigmoid(model)
 
         def answer(x):
@@ -273,22 +251,17 @@ def runner(path):
 def _check_place(directory, overwrite):
     arguments.path("directory", directory, "the path of a directory")
     directory = place(directory)
-    if os.path.isdir(directory):
-        entries = os.listdir(directory)
-        if "saved_model.pb" in entries:
-            refuse_existing(directory, overwrite, "directory")
-        elif entries:
-            raise ValueError(
-                "`directory` must be new, empty or a SavedModel to replace. "
-                f"Received: directory={str(directory)!r}, which holds other "
-                "files"
-            )
-    elif os.path.lexists(directory):
+    is_directory = os.path.isdir(directory)
+    entries = os.listdir(directory) if is_directory else []
+    if "saved_model.pb" in entries:
+        staging.refuse_existing(directory, overwrite, "directory")
+    elif entries or (os.path.lexists(directory) and not is_directory):
+        what = "holds other files" if is_directory else "is a file"
         raise ValueError(
-            "`directory` must be a directory to write. "
-            f"Received: directory={str(directory)!r}, which is a file"
+            "`directory` must be new, empty or a SavedModel to replace. "
+            f"Received: directory={str(directory)!r}, which {what}"
         )
-    check_folder(directory, "directory")
+    staging.check_folder(directory, "directory")
 
 
 def _compared(export, path, answers):
@@ -300,8 +273,8 @@ def _compared(export, path, answers):
     size, contract = export.size, export.contract
     outputs = answering(export.reference, answers)
     run = runner(path)
-    samples = pictures(size)
-    got, wanted, seconds = compare(run, outputs, samples, contract)
+    samples = comparison.pictures(size)
+    got, wanted, seconds = comparison.compare(run, outputs, samples, contract)
     if "serve_bytes" in run.loaded.signatures:
         encoded = [tf.io.encode_jpeg(samples[0]), tf.io.encode_png(samples[1])]
         served = run.loaded.signatures["serve_bytes"](
@@ -315,13 +288,4 @@ def _compared(export, path, answers):
         for name, view in outputs(images, False).items():
             got[name] = np.concatenate([got[name], served[name]])
             wanted[name] = np.concatenate([wanted[name], view])
-    return report(
-        got,
-        wanted,
-        seconds,
-        model=export.reference,
-        path=path,
-        target=export.path,
-        precision="float32",
-        size=size,
-    )
+    return export.report((got, wanted, seconds), path)

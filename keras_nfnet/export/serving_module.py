@@ -10,15 +10,16 @@ from keras_nfnet.data import graph_preprocessing as graph
 # Where TensorFlow Serving looks for requests that it replays before it takes
 # others.
 WARM_UP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+# How many classes `serve_bytes` names.
+_TOP = 5
 
 
-def serving_signatures(model, export, *, top, answers, scratch):
+def serving_signatures(model, export, answers, scratch):
     """Traces the signatures of a model.
 
     Args:
         model: A folded Keras model.
         export: The `Export`: labels, size, margin and contract.
-        top: How many classes `serve_bytes` names.
         answers: A function from the model's outputs to what is answered,
             `{name: tensor}`.
         scratch: A directory for the label file until the module is saved.
@@ -36,7 +37,17 @@ def serving_signatures(model, export, *, top, answers, scratch):
     # traced functions and a second set of checkpoint keys.
     module.model_variables = [variable.value for variable in model.variables]
     if labels is not None:
-        module.labels = _table(labels, scratch)
+        label_file = os.path.join(scratch, "labels.txt")
+        with open(label_file, "w", encoding="utf-8") as file:
+            file.writelines(f"{label}\n" for label in labels)
+        lookup = tf.lookup.TextFileInitializer(
+            label_file,
+            tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
+            tf.string,
+            tf.lookup.TextFileIndex.WHOLE_LINE,
+        )
+        module.labels = tf.lookup.StaticHashTable(lookup, default_value="")
 
     def answered(images):
         # An empty batch becomes one black picture and is cut again:
@@ -53,9 +64,7 @@ def serving_signatures(model, export, *, top, answers, scratch):
 
     shape = (None, *model.inputs[0].shape[1:])
 
-    @tf.function(
-        input_signature=[tf.TensorSpec(shape, tf.float32, name="images")]
-    )
+    @tf.function(input_signature=[tf.TensorSpec(shape, name="images")])
     def serve_images(images):
         # TensorFlow Serving does not compare shapes with the signature's.
         return answered(tf.ensure_shape(images, shape))
@@ -64,13 +73,11 @@ def serving_signatures(model, export, *, top, answers, scratch):
         input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")]
     )
     def serve_bytes(image_bytes):
-        images = tf.map_fn(
-            view,
-            image_bytes,
-            fn_output_signature=tf.TensorSpec((*export.size, 3), tf.float32),
-        )
+        seen = tf.TensorSpec((*export.size, 3))
+        images = tf.map_fn(view, image_bytes, fn_output_signature=seen)
         outputs = answered(contract.pixels(images))
         if labels is not None:
+            top = min(_TOP, len(labels))
             scores, indices = tf.math.top_k(outputs["probabilities"], k=top)
             classes = module.labels.lookup(tf.cast(indices, tf.int64))
             outputs.update(classes=classes, scores=scores)
@@ -104,22 +111,6 @@ def _refuse_compiled(graph):
                 "own grouped convolutions do). Received: the compiled "
                 f"{kind} {name!r}"
             )
-
-
-def _table(labels, scratch):
-    label_file = os.path.join(scratch, "labels.txt")
-    with open(label_file, "w", encoding="utf-8") as file:
-        file.writelines(f"{label}\n" for label in labels)
-    return tf.lookup.StaticHashTable(
-        tf.lookup.TextFileInitializer(
-            label_file,
-            tf.int64,
-            tf.lookup.TextFileIndex.LINE_NUMBER,
-            tf.string,
-            tf.lookup.TextFileIndex.WHOLE_LINE,
-        ),
-        default_value="",
-    )
 
 
 def write_warm_up(directory, picture, contract, signatures):

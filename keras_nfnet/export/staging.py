@@ -4,14 +4,13 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
-from typing import Any
 
 import keras
 
 from keras_nfnet.data.description import description
 from keras_nfnet.data.labels import class_names
+from keras_nfnet.export import comparison
 from keras_nfnet.export.calibration import calibration_pixels
-from keras_nfnet.export.comparison import DEFAULT_SIZE, checked, checked_fold
 from keras_nfnet.export.contract import (
     Contract,
     check_finite,
@@ -53,7 +52,7 @@ class Export:
     contract: Contract
     say: Progress
     # What the export is compared with: set by `folded`.
-    reference: Any = None
+    reference: keras.Model | None = None
 
     def folded(self):
         """The folded network in float32, once it gives the model's outputs.
@@ -62,7 +61,7 @@ class Export:
             ValueError: If it does not.
         """
         self.say("folding")
-        folded, self.reference = checked_fold(
+        folded, self.reference = comparison.checked_fold(
             self.model, self.contract, self.size
         )
         return folded
@@ -94,61 +93,54 @@ class Export:
             ValueError: If the file differs by more than its bound.
         """
         self.say("running and comparing")
-        return checked(
-            runner(new),
-            self.reference,
-            size=self.size,
-            contract=self.contract,
+        samples = comparison.pictures(self.size)
+        found = comparison.compare(
+            runner(new), self.reference, samples, self.contract
+        )
+        return self.report(found, new)
+
+    def report(self, found, new):
+        """The `ExportReport` of what `compare` found about the file `new`.
+
+        Raises:
+            ValueError: If the file differs by more than its bound.
+        """
+        return comparison.report(
+            *found,
+            model=self.reference,
             path=new,
             target=self.path,
             precision=self.precision,
+            size=self.size,
         )
 
 
 def checked_export(
-    model,
-    path,
-    ending,
-    precisions,
-    *,
-    precision,
-    labels,
-    size,
-    margin,
-    overwrite,
-    progress,
-    input_range,
+    model, path, precision, labels, size, margin, input_range, say
 ):
-    """The `Export` of a model to one file.
+    """The `Export` of a model to a file.
 
     Args:
-        model: The caller's argument, as all that follow but two.
+        model: The caller's argument, as all that follow but the last.
         path: Of the file.
-        ending: Of the path, such as `".onnx"`.
-        precisions: Those of the format.
-        precision: One of them.
+        precision: As in `ExportReport`.
         labels: Names, a path, or `None`.
         size: Pixels, or `None` for the model's.
         margin: Pixels, a crop fraction, or `None` for the model's.
-        overwrite: Whether a file that is there may be replaced.
-        progress: A function, or `None`.
         input_range: Such as `"0-255"`, or `None` to find it out.
+        say: What `checked_progress` returned.
 
     Raises:
         ValueError: Naming the argument that does not fit.
     """
     check_takes_images(model)
-    arguments.one_of("precision", precision, precisions)
-    size = input_size(model, size) or DEFAULT_SIZE
-    margin = view_margin(model, margin)
-    contract = contract_of(model, input_range)
-    shape = model.outputs[0].shape
     classes = None
-    if len(model.outputs) == 1 and len(shape) == 2:
+    if len(model.outputs) == 1 and len(model.outputs[0].shape) == 2:
         classes = labelled_classes(model)
     labels = checked_labels(model, labels, classes)
-    say = checked_progress(overwrite, progress)
-    check_file(path, overwrite, ending)
+    size = input_size(model, size) or comparison.DEFAULT_SIZE
+    margin = view_margin(model, margin)
+    contract = contract_of(model, input_range)
     check_finite(model)
     return Export(model, path, precision, labels, size, margin, contract, say)
 
@@ -218,10 +210,8 @@ def check_file(path, overwrite, ending):
     example = f"the path of a file, such as 'nfnet{ending}'"
     arguments.path("path", path, example)
     if os.path.isdir(path) or str(path).endswith((os.sep, os.altsep or "/")):
-        raise ValueError(
-            f"`path` must be a file, such as 'nfnet{ending}', not a folder. "
-            f"Received: path={str(path)!r}"
-        )
+        expected = f"a file, such as 'nfnet{ending}', not a folder"
+        arguments.refuse("path", str(path), expected)
     refuse_existing(path, overwrite, "path")
     check_folder(path, "path")
 

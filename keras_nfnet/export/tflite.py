@@ -9,16 +9,12 @@ import zipfile
 import keras
 import numpy as np
 
+from keras_nfnet.export import staging
 from keras_nfnet.export.comparison import ExportReport
 from keras_nfnet.export.contract import named
 from keras_nfnet.export.lowering import lower
-from keras_nfnet.export.staging import (
-    check_backend,
-    check_installed,
-    checked_export,
-    writing,
-)
 from keras_nfnet.models.output import activation_of
+from keras_nfnet.utils.arguments import one_of
 from keras_nfnet.utils.files import staged
 from keras_nfnet.utils.types import (
     InputRange,
@@ -116,39 +112,34 @@ def to_tflite(
 
     Reference: of int8: Jacob et al., arXiv:1712.05877.
     """
-    check_backend("to_tflite")
-    export = checked_export(
-        model,
-        path,
-        ENDING,
-        PRECISIONS,
-        precision=precision,
-        labels=labels,
-        size=size,
-        margin=margin,
-        overwrite=overwrite,
-        progress=progress,
-        input_range=input_range,
+    staging.check_backend("to_tflite")
+    one_of("precision", precision, PRECISIONS)
+    say = staging.checked_progress(overwrite, progress)
+    export = staging.checked_export(
+        model, path, precision, labels, size, margin, input_range, say
     )
-    check_installed("to_tflite", "export", "ai_edge_litert")
+    staging.check_file(path, overwrite, ENDING)
+    staging.check_installed("to_tflite", "export", "ai_edge_litert")
     folded, calibration = export.prepared(calibration)
-    from keras_nfnet.export.tflite_file import with_description
+    from keras_nfnet.export.tflite_file import model_metadata, with_description
 
     sides = export.contract.sides if size is None else export.size
+    names = sorted(export.contract.outputs)
+    # A single sigmoid unit has two labels.
+    has_labels = len(export.labels or ()) == model.outputs[0].shape[-1]
+    is_probability = activation_of(model) in ("softmax", "sigmoid")
+    channels, is_open = export.contract.channels, None in sides
     content = with_description(
         _converted(folded, export.contract, precision, calibration, sides),
-        sorted(export.contract.outputs),
-        name=model.name,
-        channels=export.contract.channels,
-        is_open=None in sides,
-        # A single sigmoid unit has two labels.
-        has_labels=len(export.labels or ()) == model.outputs[0].shape[-1],
-        is_probability=activation_of(model) in ("softmax", "sigmoid"),
+        names,
+        model_metadata(
+            model.name, channels, names, is_open, has_labels, is_probability
+        ),
     )
     del folded
     gc.collect()
     with staged(path) as new:
-        with writing("path", path):
+        with staging.writing("path", path):
             with open(new, "wb") as file:
                 file.write(content)
             # Appended: the readers of both formats find theirs.

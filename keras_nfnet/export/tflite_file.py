@@ -120,23 +120,14 @@ def _stands_for(tensor, data):
     return int(found[0]) if len(found) and is_kernel else None
 
 
-def with_description(
-    content, outputs, *, name, channels, is_open, has_labels, is_probability
-):
+def with_description(content, outputs, metadata):
     """A TFLite file with the signature `serving_default` and metadata.
 
     Args:
         content: The file's bytes.
         outputs: Names of the outputs, sorted as TensorFlow sorts a
             dictionary's.
-        name: The model's.
-        channels: Of the images.
-        is_open: Whether the file takes images of any size. Then the metadata
-            do not say how pixels are normalized, so that MediaPipe refuses
-            the file: it would bring images to one pixel.
-        has_labels: Whether each value of the output has its line in
-            `labels.txt`, in the zip archive behind the model.
-        is_probability: Whether the output is between 0 and 1.
+        metadata: What `model_metadata` returned.
 
     Returns:
         The new file's bytes. A file near 2 GB stays as it is.
@@ -155,10 +146,7 @@ def with_description(
     ]
     model.signatureDefs = [signature]
     buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(
-        _metadata(name, channels, outputs, is_open, has_labels, is_probability),
-        np.uint8,
-    )
+    buffer.data = np.frombuffer(metadata, np.uint8)
     entry.name, entry.buffer = METADATA.encode(), len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
@@ -174,8 +162,22 @@ def _named(graph, name, tensor):
     return entry
 
 
-def _metadata(name, channels, outputs, is_open, has_labels, is_probability):
-    """The bytes of a `ModelMetadata`."""
+def model_metadata(
+    name, channels, outputs, is_open, has_labels, is_probability
+):
+    """The bytes of a `ModelMetadata`.
+
+    Args:
+        name: The model's.
+        channels: Of the images.
+        outputs: Names of the outputs, sorted.
+        is_open: Whether the file takes images of any size. Then the metadata
+            do not say how pixels are normalized, so that MediaPipe refuses
+            the file: it would bring images to one pixel.
+        has_labels: Whether each value of the output has its line in
+            `labels.txt`, in the zip archive behind the model.
+        is_probability: Whether the output is between 0 and 1.
+    """
     builder = flatbuffers.Builder()
 
     def table(**slots):

@@ -22,8 +22,8 @@ DEFAULT_SIZE = (256, 256)
 # bfloat16 8, and graphs fuse what eager execution rounds.
 _LARGEST = {"float32": 1e-4, "float16": 2e-2}
 _LARGEST_HALF = 2e-2
-# int8 differs everywhere a little: what counts is the direction. A first
-# try on F0 had 0.9994; a file whose scales are wrong is far below.
+# Every value of int8 differs a little, so the cosine is compared. F0 had
+# 0.9994; a file with wrong scales is far below.
 _COSINE = 0.97
 
 
@@ -110,7 +110,8 @@ def pictures(size):
 def expected(model, pixels, contract):
     """The model's own outputs on pixels of 0–255, as float32, by name.
 
-    Image by image, which holds the activations of one alone.
+    Calls the model on one image at a time, to keep the activations of only
+    one image in memory.
     """
     images = contract.images(pixels)
     return _joined(
@@ -152,9 +153,9 @@ def checked_fold(model, contract, size):
 def in_float32(model):
     """A copy that computes in float32, of a model that uses a half type.
 
-    A half type's own rounding would hide what an export does wrong. A model
-    with layers that cannot be made again is returned as it is, and compared
-    within the wider bound of its half type.
+    The rounding of a half type would hide errors of the export. A model with
+    a layer that cannot be made from its configuration is returned unchanged,
+    and compared within the wider bound of its half type.
     """
     if not is_half(model):
         return model
@@ -170,8 +171,8 @@ def in_float32(model):
             model, clone_function=float32, recursive=True
         )
         copy_state(model, copy)
-    # Of any type: making a layer again runs the user's code. The comparison
-    # is then with the model itself, within the bound of its half type.
+    # Of any type: making a layer from its configuration runs the user's code.
+    # The comparison is then with the model itself.
     except Exception:
         return model
     return copy
@@ -221,8 +222,8 @@ def report(got, wanted, seconds, *, model, path, target, precision, size):
         wanted: The model's.
         seconds: Per picture.
         model: The Keras model.
-        path: Where the export lies now.
-        target: Where it will be.
+        path: Where the export is now.
+        target: Where it will be moved to.
         precision: As in `ExportReport`.
         size: `(height, width)` of the pictures.
 
@@ -293,7 +294,7 @@ def _compared(name, got, wanted, model, precision, what=None):
 def cosine_of(got, wanted):
     """The cosine of two arrays of the same shape."""
     norms = np.linalg.norm(got) * np.linalg.norm(wanted)
-    # Zeros have no direction: equal if both are zeros, else nothing alike.
+    # Zeros have no direction: 1 if both are zeros, else 0.
     return float(
         np.vdot(got, wanted) / norms if norms else np.array_equal(got, wanted)
     )

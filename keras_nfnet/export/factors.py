@@ -10,8 +10,8 @@ from keras import ops
 from keras_nfnet.export.folded_layers import PlainConvolution, numpy_value
 from keras_nfnet.layers import ScaledWSMixin
 
-# A factor c goes into a convolution, and 1/c into the gates behind it. Below
-# this, 1/c could leave the range of float16: c stays a factor.
+# A factor c goes into a convolution, and 1/c into the gates after it. Below
+# this, 1/c could exceed the range of float16, so c stays a factor.
 _SMALLEST = 2.0**-10
 _CONVOLUTIONS = keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D
 
@@ -20,7 +20,8 @@ _CONVOLUTIONS = keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D
 class Source:
     """A convolution, and the kernels of the gates between it and a value.
 
-    `positive`: whether an activation came between, which no sign passes.
+    `positive`: whether an activation or a maximum came between, which only
+    a factor above 0 passes.
     """
 
     convolution: Any
@@ -44,8 +45,8 @@ class Source:
 class Scaled:
     """A tensor of the folded graph that stands for `tensor * factor`.
 
-    `source` can take the factor, if nothing but what lets it through came
-    between and nothing else uses it.
+    `source` can take the factor. It is `None` if an operation came between
+    that no factor passes, or if something else uses the tensor.
     """
 
     tensor: Any
@@ -53,7 +54,7 @@ class Scaled:
     source: Source | None = None
 
     def rectified(self):
-        """The source behind an activation that a factor above 0 passes."""
+        """The source, after an operation that only factors above 0 pass."""
         return self.source and dataclasses.replace(self.source, positive=True)
 
 
@@ -115,7 +116,7 @@ def fold_standardized(folder, layer, value):
         plain = PlainConvolution(**{name: config[name] for name in names})
         source = plain
     else:
-        # The layer that the mixin was put before.
+        # The Keras layer that the mixin precedes among the base classes.
         kinds = type(layer).__mro__
         kind = kinds[kinds.index(ScaledWSMixin) + 1]
         plain = kind.from_config({**config, "activation": None})

@@ -36,8 +36,8 @@ ONLY_TRAINING = tuple(
 def numpy_value(variable):
     """The values of a variable, also while TensorFlow traces a function.
 
-    On a CPU they are the variable's own memory, to be read only: an export
-    holds each value once.
+    On a CPU the array shares the variable's memory, so that an export keeps
+    one copy of each value. It must not be written.
     """
     if keras.backend.backend() != "tensorflow":
         return ops.convert_to_numpy(variable)
@@ -48,10 +48,10 @@ def numpy_value(variable):
 
 
 def _released_with_it(value):
-    """A tensor whose memory goes back to the system with its last holder.
+    """A tensor whose memory is returned to the system with its last reference.
 
-    TensorFlow keeps what it allocated once. An export drops the folded
-    network before a runtime loads the file, which then has its place.
+    TensorFlow's allocator keeps its memory. An export deletes the folded
+    network before a runtime loads the file, which can then use that memory.
     """
     if keras.backend.backend() != "tensorflow" or not value.size:
         return value
@@ -104,10 +104,11 @@ class PlainActivation(keras.layers.Layer):
 def _in_8_bits(kernel):
     """A kernel as 8-bit integers, and what each filter is multiplied by.
 
-    A filter's sum is kept: a few values that lie between two integers are
-    rounded to the other. Images have a mean, and an error of the sum shifts a
-    whole channel, which pooling leaves as it is. F0's logits with random
-    values: a cosine of 0.9996 with the float ones, 0.9947 without.
+    Keeps each filter's sum: the values nearest to the middle of two integers
+    are rounded the other way. An error of the sum would shift a whole channel,
+    since images have a mean, and pooling would keep that shift. F0's logits
+    with random values have a cosine of 0.9996 with the float ones, 0.9947
+    without this.
 
     Args:
         kernel: NumPy array `(..., filters)`.
@@ -181,7 +182,7 @@ class PlainConvolution(keras.layers.Layer):
     def _add_kernels(self, parts, shape):
         is_int8 = self.quantization_mode is not None
         options = {"dtype": "int8", "trainable": False} if is_int8 else {}
-        # Values are assigned; drawing them would cost time.
+        # Zeros: values are assigned later, and random ones would cost time.
         self.kernels = [
             self.add_weight(shape, "zeros", name=f"kernel{index}", **options)
             for index in range(parts)
@@ -209,8 +210,8 @@ class PlainConvolution(keras.layers.Layer):
         """
         own = getattr(config, "weight_quantizer", None)
         if mode != "int8" or own is not None:
-            # Keras's own sign that a layer does not quantize: it warns, and
-            # goes on with the others.
+            # `keras.Model.quantize` expects this error of a layer that does
+            # not quantize: it warns, and quantizes the others.
             raise NotImplementedError(
                 f"The convolution {self.name!r} can be quantized to int8 "
                 "alone, with one scale for each filter. Received: "

@@ -123,7 +123,7 @@ class _Folder:
                 return result if once else replace(result, source=None)
         if isinstance(operation, keras.Model) and graphs.is_graph(operation):
             outputs = self.run(graphs.functional_graph(operation), first)
-            # Of uses outside it knows nothing: no `source`.
+            # Uses outside of the inner model are not counted: no `source`.
             return tree.map_structure(
                 lambda value: replace(value, source=None), outputs
             )
@@ -179,7 +179,7 @@ class _Folder:
                     "`model` must have layers that their configuration makes "
                     f"again. Received: the layer {operation.name!r} ({error})"
                 ) from error
-            # Right, but not the folded model's own: said, not hidden.
+            # The outputs are right, but the variables are shared: warn.
             warnings.warn(
                 f"The layer {operation.name!r} cannot be made again from its "
                 f"configuration ({type(error).__name__}: {error}); the folded "

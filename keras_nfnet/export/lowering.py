@@ -30,7 +30,7 @@ _NAMES = {
 
 
 class UnknownOperation(Exception):
-    """The network has a layer or activation that is none of an NFNet's."""
+    """A target has no operation for a layer or an activation."""
 
 
 class Target:
@@ -235,7 +235,7 @@ _LOWERINGS = {
     ),
     keras.layers.Softmax: _softmax,
 }
-# Layers that are an activation alone, and where they have its function.
+# Layers that only compute an activation, and the attribute with its function.
 _ACTIVATIONS = {
     PlainActivation: "function",
     keras.layers.Activation: "activation",

@@ -143,7 +143,7 @@ def runner(path, threads=0, layouts=True):
         options.graph_optimization_level = (
             onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         )
-    # Errors alone: warnings are of the optimizer, not for users.
+    # Log errors only: the warnings are about the optimizer.
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"]

@@ -94,7 +94,7 @@ def quantize(path, calibration):
     Weights per output channel and signed, activations per tensor and
     unsigned, as pairs of QuantizeLinear and DequantizeLinear that the
     runtime fuses.
-    Convolutions and dense layers alone: everything between stays in float32.
+    Only convolutions and dense layers: all others stay in float32.
 
     Args:
         path: The file, of float32.
@@ -110,7 +110,7 @@ def quantize(path, calibration):
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
         quantized = os.path.join(folder, "int8.onnx")
-        # Its advice to prepare the graph, which is prepared.
+        # It advises to prepare the graph, which is prepared.
         logging.disable(logging.WARNING)
         try:
             quantization.quantize_static(

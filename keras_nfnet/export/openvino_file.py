@@ -29,7 +29,7 @@ from keras_nfnet.utils.types import (
 
 ENDING = ".xml"
 PRECISIONS = ("float32", "float16", "int8")
-# What is asked of int8, and on how many pictures it is measured.
+# Least cosine of int8, and on how many pictures it is measured.
 _COSINE = 0.999
 _JUDGED = 16
 
@@ -135,7 +135,7 @@ def to_openvino(
             try:
                 half = precision == "float16"
                 openvino.save_model(content, new, compress_to_fp16=half)
-            # What OpenVINO makes of a full disk.
+            # OpenVINO's error on a full disk.
             except RuntimeError as error:
                 raise OSError(str(error)) from error
         del content
@@ -311,7 +311,7 @@ def _is_quantized(value):
 
 @contextlib.contextmanager
 def _quiet(nncf):
-    """Without NNCF's notes and bars of progress."""
+    """Without NNCF's messages and progress bars."""
     level = logging.getLogger("nncf").level
     nncf.set_log_level(logging.ERROR)
     try:

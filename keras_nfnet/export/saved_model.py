@@ -243,7 +243,7 @@ def runner(path):
         outputs = serve(images=tf.constant(pixels, tf.float32))
         return {name: value.numpy() for name, value in outputs.items()}
 
-    # The signature holds its variables weakly.
+    # The signature has only weak references to its variables.
     run.loaded = loaded
     return run
 

@@ -142,7 +142,7 @@ def to_tflite(
         with staging.writing("path", path):
             with open(new, "wb") as file:
                 file.write(content)
-            # Appended: the readers of both formats find theirs.
+            # Readers of either format find their part of the file.
             with zipfile.ZipFile(new, "a") as archive:
                 for name, text in export.texts().items():
                     archive.writestr(name, text)
@@ -189,7 +189,7 @@ def _converted(folded, contract, precision, calibration, sides):
         content = bytearray(
             _convert(folded, contract, precision, stand_ins.constant, sides)
         )
-        # A converter that rearranges weights gets all of them, below.
+        # A converter that rearranges weights gets the real ones, below.
         with contextlib.suppress(LookupError):
             stand_ins.fill(content)
             return content
@@ -227,7 +227,7 @@ def _convert(folded, contract, precision, constant, sides, calibration=None):
             return converter.convert()
     except Exception as error:  # Of any type: what the converter lacks.
         others = ", ".join(map(repr, target.others)) or "none"
-        # In front of it stand the places in TensorFlow's own code.
+        # The text before it names lines of TensorFlow's own code.
         reason = str(error).partition("error: ")[2] or str(error)
         raise ValueError(
             "`model` must have layers that TensorFlow Lite's converter takes. "

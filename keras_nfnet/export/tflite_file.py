@@ -36,7 +36,7 @@ _KINDS = {schema.TensorType.FLOAT32: "<f4", schema.TensorType.FLOAT16: "<f2"}
 
 KEY = "serving_default"
 METADATA = "TFLITE_METADATA"
-# What the flatbuffer library can build, with room for what is added.
+# Largest file that the flatbuffer library can build, less what is added.
 _LARGEST = 2**31 - 2**24
 
 _FEATURE, _IMAGE = 1, 2  # ContentProperties
@@ -154,7 +154,7 @@ def with_description(content, outputs, metadata):
 
 
 def _named(graph, name, tensor):
-    # For readers that look at the tensors, too.
+    # Some readers look at the tensors' names instead.
     graph.tensors[tensor].name = name.encode()
     entry = schema.TensorMapT()
     entry.name = name.encode()

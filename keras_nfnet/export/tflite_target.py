@@ -109,7 +109,7 @@ class TFLiteTarget(Target):
 def _with_edges(x, count, axis):
     """Images with their outermost `count` rows or columns once more.
 
-    They lie in the same windows, so that no maximum changes.
+    The repeated pixels are in the same windows, so no maximum changes.
     """
     if not count:
         return x

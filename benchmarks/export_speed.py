@@ -155,7 +155,7 @@ def measure(work, rounds, timm):
             target = wanted - wanted.mean(-1, keepdims=True)
         else:
             target = wanted
-        from keras_nfnet.export.staging import size_of
+        from keras_nfnet.export.comparison import size_of
 
         rows[name] = {
             "bytes": size_of(place(work, form, precision)),

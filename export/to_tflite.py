@@ -7,7 +7,7 @@
 
 import sys
 
-from keras_nfnet.export.script import main
+from keras_nfnet.export.command import main
 
 if __name__ == "__main__":
     sys.exit(main("tflite", __doc__))

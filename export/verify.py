@@ -9,8 +9,13 @@ import argparse
 import os
 import sys
 
-from keras_nfnet.export.command import FORMATS, add_model_arguments, model_of
-from keras_nfnet.export.script import reported
+from keras_nfnet.export.command import (
+    FORMATS,
+    add_model_arguments,
+    model_of,
+    reported,
+    verify,
+)
 
 
 def main(arguments=None):
@@ -23,18 +28,16 @@ def main(arguments=None):
     parser.add_argument(
         "--precision",
         default="float32",
-        choices=FORMATS["tflite"],
+        choices=FORMATS["tflite"].PRECISIONS,
         help="of the artifact; sets the bound (default: float32)",
     )
     options = parser.parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-    def work():
-        from keras_nfnet.export.verify import verify
-
-        print(verify(options.artifact, model_of(options), options.precision))
-
-    return reported(work)
+    return reported(
+        lambda: print(
+            verify(options.artifact, model_of(options), options.precision)
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def _from_file(path, weights, classes):
                 f"`{name}` is of a variant; a .keras file has its own. "
                 f"Received: {name}={value!r}"
             )
-    from keras_nfnet.export.classifier import check_classifier, view_margin
+    from keras_nfnet.export.contract import check_classifier, view_margin
     from keras_nfnet.models.keras_file import load_keras_file
     from keras_nfnet.models.output import labelled_classes
 

@@ -16,7 +16,7 @@ import keras_nfnet
 from keras_nfnet.cli import main
 from keras_nfnet.data.labels import description
 from keras_nfnet.export import onnx_file, tflite
-from keras_nfnet.export.verify import verify
+from keras_nfnet.export.command import verify
 
 pytestmark = pytest.mark.tensorflow
 

@@ -338,7 +338,7 @@ def test_stand_ins_give_the_converters_own_file(
     import tensorflow as tf
 
     from keras_nfnet.export.folding import fold
-    from keras_nfnet.export.stand_ins import StandIns
+    from keras_nfnet.export.tflite_file import StandIns
 
     make = tf.lite.TFLiteConverter.from_concrete_functions
 
@@ -370,19 +370,13 @@ def test_stand_ins_give_the_converters_own_file(
 
 def tensors(content):
     """Name, shape and bytes of all tensors of a TFLite file."""
-    from keras_nfnet.export.stand_ins import _data, schema
+    from keras_nfnet.export.tflite_file import tensors_of
 
-    model = schema.Model.GetRootAs(content)
-    graph = model.Subgraphs(0)
-    found = []
-    for index in range(graph.TensorsLength()):
-        tensor = graph.Tensors(index)
-        data = _data(model.Buffers(tensor.Buffer()), content)
-        found.append(
-            (
-                tensor.Name(),
-                np.atleast_1d(tensor.ShapeAsNumpy()).tolist(),
-                None if data is None else data.tobytes(),
-            )
+    return [
+        (
+            tensor.Name(),
+            np.atleast_1d(tensor.ShapeAsNumpy()).tolist(),
+            None if data is None else data.tobytes(),
         )
-    return found
+        for tensor, data in tensors_of(content)
+    ]

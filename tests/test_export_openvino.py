@@ -18,9 +18,9 @@ import keras_nfnet
 from keras_nfnet import NFNet, NFNetConfig
 from keras_nfnet.cli import main
 from keras_nfnet.export import lowering, openvino_file, to_openvino
+from keras_nfnet.export.command import verify
+from keras_nfnet.export.comparison import weights_of
 from keras_nfnet.export.folded_layers import PlainActivation
-from keras_nfnet.export.staging import weights_of
-from keras_nfnet.export.verify import verify
 from keras_nfnet.utils.files import staged
 
 openvino = pytest.importorskip(

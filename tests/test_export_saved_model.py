@@ -211,7 +211,7 @@ def test_a_model_that_needs_compiling_is_refused(tmp_path):
 
 
 def test_size_defaults_to_the_variants_or_to_a_warning(tmp_path):
-    from keras_nfnet.export.classifier import input_size
+    from keras_nfnet.export.contract import input_size
 
     named = build(input_shape=None, name="nfnet_f4_plus")
     assert input_size(named) == (512, 512)

@@ -21,7 +21,6 @@ from keras_nfnet.data import decoding
 from keras_nfnet.export import (
     comparison,
     contract,
-    request,
     staging,
 )
 from keras_nfnet.models import keras_file
@@ -198,7 +197,7 @@ def an_export_does_not_overwrite(folder):
         keras_nfnet.export.to_onnx(network(), path)
 
 
-@guards(request, "check_finite")
+@guards(staging, "check_finite")
 def a_model_of_nan_is_not_converted(folder):
     model = network()
     variable = model.get_layer("predictions").bias
@@ -249,11 +248,15 @@ def a_wrong_fold_is_found_before_it_is_converted(folder):
 def an_export_of_other_outputs_is_refused(folder):
     model = network()
     with refused("differ"):
-        comparison.checked(
+        found = comparison.compare(
             lambda pixels: np.full((len(pixels), 2), 0.5, "f4") * [[0.1, 1.9]],
             model,
+            comparison.pictures((32, 32)),
+            contract.contract_of(model),
+        )
+        comparison.report(
+            *found,
             size=(32, 32),
-            contract=contract.contract_of(model),
             model=model,
             path=__file__,
             target=__file__,

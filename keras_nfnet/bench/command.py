@@ -1,5 +1,6 @@
 """`keras-nfnet bench`: a model in all runtimes of this machine, in turns."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -9,8 +10,10 @@ import tempfile
 import time
 
 from keras_nfnet.bench.turns import Workers, spread
+from keras_nfnet.export.command import FORMATS, model_of
 from keras_nfnet.utils.arguments import file_to_write
 from keras_nfnet.utils.files import replacing
+from keras_nfnet.variants import VARIANTS
 
 # Name → package, kind of export and precision, what the process takes.
 ROWS = {
@@ -81,6 +84,8 @@ def add_parser(commands, command):
     bench.add_argument(
         "--json", metavar="FILE", help=".json file to write besides"
     )
+    # What else says which model: see `model_of`.
+    bench.set_defaults(labels=None, classes=None)
 
 
 def run(options):
@@ -103,7 +108,12 @@ def run(options):
     rows = _rows(options)
     with tempfile.TemporaryDirectory() as folder:
         specs, reports = _prepared(options, rows, folder)
-        rounds = _measured(options, specs)
+        rounds, end = [], time.monotonic() + 60 * options.minutes
+        with Workers(specs, _say) as workers:
+            while not rounds or time.monotonic() < end:
+                rounds.append(
+                    workers.take_turns(options.batch, 0.5, len(rounds))
+                )
     print(_table(options.batch, rounds, reports))
     if written is not None:
         content = {"rounds": rounds, "machine": _machine(), **_versions(rows)}
@@ -119,10 +129,7 @@ def _rows(options):
         name: row
         for name, row in ROWS.items()
         if (options.int8 or row[2] != "int8")
-        and (
-            not options.only
-            or any(part.lower() in name.lower() for part in options.only)
-        )
+        and any(part.lower() in name.lower() for part in options.only or [""])
         and importlib.util.find_spec(row[0]) is not None
     }
     if not rows:
@@ -137,32 +144,16 @@ def _prepared(options, rows, folder):
     """What each process takes, and the reports of what was written."""
     import keras
 
-    import keras_nfnet
-    from keras_nfnet import export, weights
-    from keras_nfnet.models.keras_file import load_keras_file
+    from keras_nfnet import weights
     from keras_nfnet.weights.published import REPOSITORIES
 
     _say(f"building {options.model}")
-    is_file = options.model.endswith(".keras")
-    if is_file and options.weights:
-        raise ValueError(
-            "`--weights` is of a variant; a .keras file has its own. "
-            f"Received: {options.weights}"
-        )
-    if is_file:
-        model = load_keras_file(options.model, "MODEL")
-    else:
-        model = keras_nfnet.NFNet(options.model, weights=options.weights)
-        config = keras_nfnet.VARIANTS[options.model]
-        options.size = options.size or config.test_size
+    model = model_of(options, weights=None)
     size = options.size or model.input_shape[1]
+    if options.model in VARIANTS:
+        size = options.size or VARIANTS[options.model].test_size
     if size is None:
         raise ValueError("`--size` must say the pixels of this model.")
-    write = {
-        "tflite": (export.to_tflite, ".tflite"),
-        "onnx": (export.to_onnx, ".onnx"),
-        "openvino": (export.to_openvino, ".xml"),
-    }
     repository = REPOSITORIES.get(options.model, "/").split("/")[1]
     specs, reports, paths = {}, {}, {}
     for name, (_, kind, precision, more) in rows.items():
@@ -170,21 +161,20 @@ def _prepared(options, rows, folder):
             continue
         if (kind, precision) not in paths:
             _say(f"writing the {kind} {precision or ''}")
-            path = os.path.join(folder, f"{kind}_{precision}")
+            path, report = os.path.join(folder, f"{kind}_{precision}"), None
             if kind == "keras":
                 path += ".keras"
                 model.save(path)
-                report = None
             elif kind == "timm":
                 path += ".safetensors"
                 weights.save(model, path, layout="timm")
-                report = None
-            elif kind == "saved_model":
-                report = export.to_saved_model(model, path, size=size)
             else:
-                function, ending = write[kind]
-                path += ending
-                report = function(model, path, precision, size=size)
+                form = FORMATS[kind]
+                path += form.ENDING
+                # A SavedModel has one precision.
+                precisions = [precision] if len(form.PRECISIONS) > 1 else []
+                write = getattr(form, f"to_{kind}")
+                report = write(model, path, *precisions, size=size)
             paths[kind, precision] = path, report
         path, reports[name] = paths[kind, precision]
         specs[name] = {
@@ -200,14 +190,6 @@ def _prepared(options, rows, folder):
             specs[name]["seen"] = "normalized channels first"
     keras.backend.clear_session()
     return specs, reports
-
-
-def _measured(options, specs):
-    rounds, end = [], time.monotonic() + 60 * options.minutes
-    with Workers(specs, _say) as workers:
-        while not rounds or time.monotonic() < end:
-            rounds.append(workers.take_turns(options.batch, 0.5, len(rounds)))
-    return rounds
 
 
 def _table(batches, rounds, reports):
@@ -261,10 +243,8 @@ def _versions(rows):
 
     found = {"Python": platform.python_version()}
     for package in sorted({row[0] for row in rows.values()}):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package.replace("_", "-"))
-        except PackageNotFoundError:
-            continue
     return {"versions": found}
 
 

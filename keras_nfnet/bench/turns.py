@@ -1,5 +1,6 @@
 """Runtimes that take turns, each in a process of its own."""
 
+import contextlib
 import json
 import os
 import random
@@ -56,12 +57,9 @@ class Worker:
 
     def processor_seconds(self):
         """Seconds of all cores so far; `None` where not known."""
-        try:
-            text = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except OSError:
-            return None
-        fields = text.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        text = _told_by_system(f"{self._process.pid}/stat")
+        # User and system, behind the program's name.
+        return _seconds(text and text.rpartition(")")[2].split()[11:13])
 
     def close(self):
         """Ends the process."""
@@ -218,21 +216,26 @@ def agreement(got, wanted):
     )
 
 
+def _told_by_system(name):
+    """The text of a file in `/proc`; `None` on a system without."""
+    with contextlib.suppress(OSError):
+        return Path("/proc", name).read_text()
+
+
+def _seconds(ticks):
+    return ticks and sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def _available():
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
+    text = _told_by_system("meminfo")
+    if text is None:
         return float("inf")
-    (line,) = (x for x in text.splitlines() if x.startswith("MemAvailable"))
-    return 1024 * int(line.split()[1])
+    return 1024 * int(text.partition("MemAvailable:")[2].split()[0])
 
 
 def _busy():
     """Seconds that the cores were not idle; `None` where not known."""
-    try:
-        text = Path("/proc/stat").read_text()
-    except OSError:
-        return None
+    text = _told_by_system("stat")
     # user, nice, system, idle, iowait, irq, softirq, steal.
-    ticks = [int(x) for x in text.split("\n", 1)[0].split()[1:9]]
-    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+    ticks = text and text.partition("\n")[0].split()[1:9]
+    return ticks and _seconds(ticks[:3] + ticks[5:])

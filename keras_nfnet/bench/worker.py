@@ -125,14 +125,8 @@ def timm(model, path, threads, compiled=None, autocast=False):
     yield run
 
 
-LOADERS = {
-    "openvino": openvino,
-    "onnxruntime": onnxruntime,
-    "litert": litert,
-    "saved_model": saved_model,
-    "keras": keras,
-    "timm": timm,
-}
+_ALL = (openvino, onnxruntime, litert, saved_model, keras, timm)
+LOADERS = {load.__name__: load for load in _ALL}
 
 
 def _limit(tf, threads):
@@ -189,23 +183,16 @@ def main():
         pixels = random.uniform(0, 255, (batch, *shape)).astype("float32")
         return seen(pixels, how)
 
+    start = {}
     steps = LOADERS[load](**spec)
     next(steps)
-    imported = time.perf_counter() - BEGAN
+    start["imported"] = time.perf_counter() - BEGAN
     run = next(steps)
-    loaded = time.perf_counter() - BEGAN
+    start["loaded"] = time.perf_counter() - BEGAN
     run(images(first))
-    answers.write(
-        json.dumps(
-            {
-                "imported": imported,
-                "loaded": loaded,
-                "answered": time.perf_counter() - BEGAN,
-                "megabytes": peak_megabytes(),
-            }
-        )
-        + "\n"
-    )
+    start["answered"] = time.perf_counter() - BEGAN
+    start["megabytes"] = peak_megabytes()
+    print(json.dumps(start), file=answers)
     for line in sys.stdin:
         asked = json.loads(line)
         if "images" in asked:
@@ -216,7 +203,7 @@ def main():
         else:
             x = images(asked.pop("batch"))
             answer = timed(run, x, **asked)
-        answers.write(json.dumps(answer) + "\n")
+        print(json.dumps(answer), file=answers)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Export of trained models to what servers and devices run."""
 
+from keras_nfnet.export.comparison import ExportReport
 from keras_nfnet.export.onnx_file import to_onnx
 from keras_nfnet.export.openvino_file import to_openvino
-from keras_nfnet.export.report import ExportReport
 from keras_nfnet.export.saved_model import to_saved_model
 from keras_nfnet.export.tflite import to_tflite
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras_nfnet.data.decoding import decode_picture
 from keras_nfnet.data.preprocessing import evaluation_picture
 from keras_nfnet.export.comparison import photographs
+from keras_nfnet.utils.arguments import refuse
 
 # Of a folder this many pictures are read, evenly over the sorted names.
 _MOST = 128
@@ -85,10 +86,8 @@ def _collected(calibration):
     try:
         batches = iter(calibration)
     except TypeError as error:
-        raise ValueError(
-            "`calibration` must be pixels, a data set or a folder. "
-            f"Received: calibration={calibration!r}"
-        ) from error
+        expected = "pixels, a data set or a folder"
+        refuse("calibration", calibration, expected, error)
     pictures = []
     for batch in batches:
         # Of `(images, labels)` the images.
@@ -97,20 +96,18 @@ def _collected(calibration):
         pictures.extend(images if images.ndim == 4 else [images])
         if len(pictures) >= _MOST:
             break
-    if len({picture.shape for picture in pictures}) > 1:
+    shapes = sorted({picture.shape for picture in pictures})
+    if len(shapes) > 1:
         raise ValueError(
             "`calibration` must give pictures of one size. Received: "
-            f"{sorted({picture.shape for picture in pictures})[:5]}"
+            f"{shapes[:5]}"
         )
     return np.asarray(pictures[:_MOST])
 
 
 def _folder(folder, size, margin):
     if not os.path.isdir(folder):
-        raise ValueError(
-            "`calibration` must be a folder of pictures that exists. "
-            f"Received: calibration={str(folder)!r}"
-        )
+        refuse("calibration", str(folder), "a folder of pictures that exists")
     files = sorted(
         os.path.join(where, name)
         for where, _, names in os.walk(folder)
@@ -118,10 +115,8 @@ def _folder(folder, size, margin):
         if not name.startswith(".")
     )
     if not files:
-        raise ValueError(
-            "`calibration` must hold pictures. Received: "
-            f"calibration={str(folder)!r}, which is empty"
-        )
+        expected = "a folder of pictures, which must not be empty"
+        refuse("calibration", str(folder), expected)
     step = max(1, len(files) // _MOST)
     pictures, first = [], None
     for file in files[::step][:_MOST]:
@@ -143,14 +138,14 @@ def _folder(folder, size, margin):
 
 
 def _sample_views(size):
-    """Crops of a random place and area, half of them mirrored."""
+    """Random crops of the sample photographs, half of them mirrored."""
     rng = np.random.default_rng(0)
     views = []
     for photograph in photographs():
         height, width, _ = photograph.shape
         for index in range(_VIEWS):
-            share = rng.uniform(0.3, 1.0)
-            high, wide = int(height * share), int(width * share)
+            fraction = rng.uniform(0.3, 1.0)
+            high, wide = int(height * fraction), int(width * fraction)
             top = rng.integers(height - high + 1)
             left = rng.integers(width - wide + 1)
             crop = photograph[top : top + high, left : left + wide]

@@ -1,14 +1,26 @@
-"""`keras-nfnet export`, and what the scripts in `export/` share."""
+"""`keras-nfnet export`, and what the scripts in `export/` run."""
 
+import argparse
 import os
+import sys
 
+from keras_nfnet.data.labels import Described, described, read_labels
+from keras_nfnet.export import (
+    comparison,
+    onnx_file,
+    openvino_file,
+    saved_model,
+    tflite,
+)
+from keras_nfnet.export.contract import contract_of, input_size
+
+# Each module has `PRECISIONS`, the `ENDING` of its files and a `runner`.
 FORMATS = {
-    "saved_model": ("float32",),
-    "tflite": ("float32", "float16", "dynamic_int8", "int8"),
-    "onnx": ("float32", "float16", "int8"),
-    "openvino": ("float32", "float16", "int8"),
+    "saved_model": saved_model,
+    "tflite": tflite,
+    "onnx": onnx_file,
+    "openvino": openvino_file,
 }
-_ENDINGS = {"tflite": ".tflite", "onnx": ".onnx", "openvino": ".xml"}
 
 
 def add_parser(subparsers):
@@ -39,7 +51,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--precision",
         default="float32",
-        choices=FORMATS["tflite"],
+        choices=tflite.PRECISIONS,
         help="of the weights (default: float32)",
     )
     parser.add_argument(
@@ -121,15 +133,13 @@ def export(options):
     Raises:
         ValueError: Saying what to mend.
     """
-    if options.precision not in FORMATS[options.format]:
+    form = FORMATS[options.format]
+    if options.precision not in form.PRECISIONS:
         raise ValueError(
             f"`--precision` of {options.format} must be one of "
-            f"{', '.join(FORMATS[options.format])}. "
+            f"{', '.join(form.PRECISIONS)}. "
             f"Received: {options.precision}"
         )
-    from keras_nfnet import export as exports
-    from keras_nfnet.data.labels import Described, described, read_labels
-
     beside = Described()
     if options.model.endswith(".keras"):
         beside = described(options.model)
@@ -142,39 +152,42 @@ def export(options):
     arguments = {
         "labels": labels,
         "size": size,
+        "margin": beside.margin if options.margin is None else options.margin,
         "overwrite": options.overwrite,
         "progress": _say,
         "input_range": options.input_range,
     }
-    margin = beside.margin if options.margin is None else options.margin
-    if margin is not None:
-        arguments["margin"] = margin
-    out = _place(options, model.name)
-    if options.format == "saved_model":
-        os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-        return exports.to_saved_model(model, out, **arguments)
-    write = {
-        "tflite": exports.to_tflite,
-        "onnx": exports.to_onnx,
-        "openvino": exports.to_openvino,
-    }
-    return write[options.format](
-        model, out, options.precision, options.calibration, **arguments
-    )
+    write = getattr(form, f"to_{options.format}")
+    if form is not saved_model:
+        return write(
+            model,
+            options.out or model.name + form.ENDING,
+            options.precision,
+            options.calibration,
+            **arguments,
+        )
+    out = options.out or os.path.join("serving", model.name)
+    if not os.path.basename(os.path.normpath(out)).isdecimal():
+        out = saved_model.next_version(out)
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    return write(model, out, **arguments)
 
 
 def _say(text):
     print(f"{text} …", flush=True)
 
 
-def model_of(options):
+def model_of(options, weights="imagenet"):
     """The model that the options of `add_model_arguments` say.
+
+    Args:
+        options: `model`, `weights`, `classes` and `labels`.
+        weights: Of a variant without an option that says them.
 
     Raises:
         ValueError: Saying what to mend.
     """
     import keras_nfnet
-    from keras_nfnet.data.labels import read_labels
     from keras_nfnet.models.keras_file import load_keras_file
 
     if not options.model.endswith(".keras"):
@@ -183,7 +196,7 @@ def model_of(options):
             classes = len(read_labels(options.labels))
         return keras_nfnet.NFNet(
             options.model,
-            weights=options.weights or "imagenet",
+            weights=options.weights or weights,
             classes=classes,
             classifier_activation="sigmoid" if classes == 1 else "softmax",
         )
@@ -196,12 +209,82 @@ def model_of(options):
     return load_keras_file(options.model, "MODEL")
 
 
-def _place(options, name):
-    if options.format != "saved_model":
-        return options.out or name + _ENDINGS[options.format]
-    out = options.out or os.path.join("serving", name)
-    if os.path.basename(os.path.normpath(out)).isdecimal():
-        return out
-    from keras_nfnet.export.saved_model import next_version
+def main(form, text, arguments=None):
+    """Exports to one format; returns the exit status, 2 on bad input.
 
-    return next_version(out)
+    Args:
+        form: A format of `keras-nfnet export`.
+        text: The script's docstring.
+        arguments: Of the command line; `None` for the process's.
+    """
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+    options.format = form
+    # TensorFlow's start-up notes are not for users of a command.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return reported(lambda: print(export(options)))
+
+
+def reported(work):
+    """Runs a function; 0, or 2 with one line on what to mend."""
+    try:
+        work()
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        line = " ".join(str(error).split())
+        name = os.path.basename(sys.argv[0])
+        print(f"{name}: error: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def verify(path, model, precision="float32", input_range=None):
+    """Runs an export by its own runtime and compares it with a model.
+
+    Args:
+        path: A SavedModel's directory, a `.tflite`, an `.onnx` or an `.xml`
+            file.
+        model: The Keras model that it shall equal.
+        precision: Of the export; sets the bound.
+        input_range: As for `to_onnx`.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        ValueError: If it is no such artifact, or differs by more than the
+            bound of its precision.
+
+    Example:
+
+    >>> print(verify("nfnet_f0.onnx", model))
+    """
+    outputs, form = model, onnx_file
+    for other in (tflite, openvino_file):
+        if str(path).endswith(other.ENDING):
+            form = other
+    try:
+        if os.path.isdir(path):
+            outputs, form = saved_model.answering(model), saved_model
+        run = form.runner(path)
+    except ImportError:
+        raise
+    # Each runtime has errors of its own for a broken file.
+    except Exception as error:
+        raise ValueError(
+            "`path` must be a SavedModel, a .tflite, an .onnx or an .xml file "
+            f"that its runtime loads. Received: path={str(path)!r} ({error})"
+        ) from error
+    size = input_size(model) or comparison.DEFAULT_SIZE
+    contract = contract_of(model, input_range)
+    pictures = comparison.pictures(size)
+    return comparison.report(
+        *comparison.compare(run, outputs, pictures, contract),
+        model=model,
+        path=path,
+        target=path,
+        precision=precision,
+        size=size,
+    )

@@ -1,5 +1,6 @@
-"""Holds what was written against the model it came from."""
+"""Compares what was written with the model it came from."""
 
+import dataclasses
 import os
 import time
 
@@ -9,22 +10,76 @@ from keras import ops
 
 from keras_nfnet.data.preprocessing import evaluation_picture
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.copies import copy_state
+from keras_nfnet.export.folded_layers import HALF, copy_state
 from keras_nfnet.export.folding import fold
-from keras_nfnet.export.report import ExportReport
-from keras_nfnet.export.staging import size_of
 from keras_nfnet.models.output import activation_of
+from keras_nfnet.utils.files import place
 
-# Side of the pictures for a model of any resolution that names no variant:
-# F0's test size.
-DEFAULT_SIZE = 256
+# Height and width of the pictures for a model of any resolution that names
+# no variant: F0's test size.
+DEFAULT_SIZE = (256, 256)
 # Largest difference over the largest output. Float16 keeps 11 bits,
 # bfloat16 8, and graphs fuse what eager execution rounds.
 _LARGEST = {"float32": 1e-4, "float16": 2e-2}
 _LARGEST_HALF = 2e-2
-# int8 differs everywhere a little: what counts is the direction. A first
-# try on F0 had 0.9994; a file whose scales are wrong is far below.
+# Every value of int8 differs a little, so the cosine is compared. F0 had
+# 0.9994; a file with wrong scales is far below.
 _COSINE = 0.97
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """The outcome of an export, compared with the model it came from.
+
+    Args:
+        path: The file or directory written.
+        size: Its bytes, all files together.
+        largest_difference: Largest absolute difference of an output.
+        top1_agreement: Fraction of the pictures with the same best class.
+        pictures: Number of pictures compared.
+        seconds_per_picture: Of the export, alone in its batch, on this
+            machine. Of an ONNX file as it lies: ONNX Runtime is up to twice
+            as fast where it may store the kernels once more, in a layout of
+            its own, as it does by default.
+        input_size: `(height, width)` in pixels of the comparison, and of
+            what encoded pictures are brought to.
+        precision: Of the weights: `"float32"`, `"float16"`,
+            `"dynamic_int8"` or `"int8"`.
+        cosine: Cosine of the outputs and the model's, all pictures together.
+        float_layers: Names of the layers that an int8 export for OpenVINO
+            left in float, since they cost too much agreement.
+
+    Example:
+
+    >>> config = keras_nfnet.NFNetConfig((32, 64), (1, 1), group_width=16)
+    >>> model = keras_nfnet.NFNet(config, weights=None, classes=10)
+    >>> report = keras_nfnet.export.to_onnx(model, "nfnet.onnx", size=32)
+    >>> report.precision, report.pictures, report.input_size
+    ('float32', 4, (32, 32))
+    """
+
+    path: str
+    size: int
+    largest_difference: float
+    top1_agreement: float
+    pictures: int
+    seconds_per_picture: float
+    input_size: tuple
+    precision: str = "float32"
+    cosine: float = 1.0
+    float_layers: tuple = ()
+
+    def __str__(self):
+        return (
+            f"{self.path}: {self.precision}, {self.size / 1e6:.1f} MB; "
+            f"{self.pictures} pictures of {self.input_size[0]}x"
+            f"{self.input_size[1]} px: largest difference "
+            f"{self.largest_difference:.1e}, cosine {self.cosine:.6f}, top-1 "
+            f"agreement {self.top1_agreement:.0%}, "
+            f"{self.seconds_per_picture:.4f} s per picture"
+            + "; in float: " * bool(self.float_layers)
+            + ", ".join(self.float_layers)
+        )
 
 
 def photographs():
@@ -55,7 +110,8 @@ def pictures(size):
 def expected(model, pixels, contract):
     """The model's own outputs on pixels of 0–255, as float32, by name.
 
-    Image by image, which holds the activations of one alone.
+    Calls the model on one image at a time, to keep the activations of only
+    one image in memory.
     """
     images = contract.images(pixels)
     return _joined(
@@ -97,16 +153,16 @@ def checked_fold(model, contract, size):
 def in_float32(model):
     """A copy that computes in float32, of a model that uses a half type.
 
-    A half type's own rounding would hide what an export does wrong. A model
-    with layers that cannot be made again is returned as it is, and compared
-    within the wider bound of its half type.
+    The rounding of a half type would hide errors of the export. A model with
+    a layer that cannot be made from its configuration is returned unchanged,
+    and compared within the wider bound of its half type.
     """
     if not is_half(model):
         return model
 
     def float32(layer):
         config = layer.get_config()
-        if layer.compute_dtype in ("float16", "bfloat16"):
+        if layer.compute_dtype in HALF:
             config["dtype"] = "float32"
         return type(layer).from_config(config)
 
@@ -115,19 +171,24 @@ def in_float32(model):
             model, clone_function=float32, recursive=True
         )
         copy_state(model, copy)
-    # Of any type: making a layer again runs the user's code. The comparison
-    # is then with the model itself, within the bound of its half type.
+    # Of any type: making a layer from its configuration runs the user's code.
+    # The comparison is then with the model itself.
     except Exception:
         return model
     return copy
 
 
-def compare(run, model, pixels, contract):
+def is_half(model):
+    """Whether a layer of the model computes in a half type."""
+    return any(layer.compute_dtype in HALF for layer in model._flatten_layers())
+
+
+def compare(run, outputs, pixels, contract):
     """Runs an export and its model on one picture, then on the others.
 
     Args:
         run: Function of float32 pixels `(batch, height, width, channels)`.
-        model: The Keras model.
+        outputs: The Keras model, or a function called as it is.
         pixels: uint8 `(4, height, width, 3)`, RGB.
         contract: The model's `Contract`.
 
@@ -141,7 +202,7 @@ def compare(run, model, pixels, contract):
     started = time.perf_counter()
     run(pixels[:1])
     seconds = time.perf_counter() - started
-    wanted = [expected(model, batch, contract) for batch in batches]
+    wanted = [expected(outputs, batch, contract) for batch in batches]
     return _joined(got), _joined(wanted), seconds
 
 
@@ -153,37 +214,17 @@ def _joined(batches):
     }
 
 
-def checked(run, outputs, *, size, contract, **about):
-    """Runs an export and its model on `pictures(size)` and checks it.
-
-    Args:
-        run: Function of float32 pixels `(batch, height, width, channels)`.
-        outputs: The Keras model, or a function called as it is.
-        size: `(height, width)` in pixels.
-        contract: The model's `Contract`.
-        **about: What else `report` takes.
-
-    Returns:
-        An `ExportReport`.
-
-    Raises:
-        ValueError: If the export differs by more than its bound.
-    """
-    got, wanted, seconds = compare(run, outputs, pictures(size), contract)
-    return report(got, wanted, seconds=seconds, size=size, **about)
-
-
-def report(got, wanted, *, model, path, target, precision, seconds, size):
+def report(got, wanted, seconds, *, model, path, target, precision, size):
     """Checks outputs against the bound of their precision.
 
     Args:
         got: Outputs of the export, `{name: array}`.
         wanted: The model's.
-        model: The Keras model.
-        path: Where the export lies now.
-        target: Where it will be.
-        precision: As in `ExportReport`.
         seconds: Per picture.
+        model: The Keras model.
+        path: Where the export is now.
+        target: Where it will be moved to.
+        precision: As in `ExportReport`.
         size: `(height, width)` of the pictures.
 
     Returns:
@@ -203,11 +244,10 @@ def report(got, wanted, *, model, path, target, precision, seconds, size):
         difference, cosine = _compared(name, got[name], ours, model, precision)
         differences.append(difference)
         cosines.append(cosine)
-        agreements.append(
-            np.mean(_best(got[name], model) == _best(ours, model))
-        )
+        same = _best(got[name], model) == _best(ours, model)
+        agreements.append(np.mean(same))
     return ExportReport(
-        path=os.path.abspath(target),
+        path=place(target),
         size=size_of(path),
         largest_difference=max(differences),
         top1_agreement=float(np.mean(agreements)),
@@ -228,9 +268,7 @@ def _compared(name, got, wanted, model, precision, what=None):
             f"{wanted.shape}. Received: {got.shape}; nothing was written"
         )
     difference = float(np.abs(got - wanted).max())
-    norms = np.linalg.norm(got) * np.linalg.norm(wanted)
-    # Zeros have no direction: equal if both are zeros, else nothing alike.
-    cosine = float(np.vdot(got, wanted) / norms if norms else difference == 0)
+    cosine = cosine_of(got, wanted)
     if precision in _LARGEST:
         bound = _LARGEST[precision]
         if is_half(model):
@@ -245,12 +283,21 @@ def _compared(name, got, wanted, model, precision, what=None):
             )
     elif not cosine >= _COSINE:
         raise ValueError(
-            f"The {precision} export must give outputs of a cosine of at "
+            f"The {what} must give outputs of a cosine of at "
             f"least {_COSINE} with the model's. Received: {cosine:.4f} in "
             f"{name!r}; nothing was written. Calibrate with pictures like "
             "those to be classified, or take a wider precision"
         )
     return difference, cosine
+
+
+def cosine_of(got, wanted):
+    """The cosine of two arrays of the same shape."""
+    norms = np.linalg.norm(got) * np.linalg.norm(wanted)
+    # Zeros have no direction: 1 if both are zeros, else 0.
+    return float(
+        np.vdot(got, wanted) / norms if norms else np.array_equal(got, wanted)
+    )
 
 
 def _best(outputs, model):
@@ -261,9 +308,20 @@ def _best(outputs, model):
     return outputs[..., 0] > (0 if activation_of(model) == "linear" else 0.5)
 
 
-def is_half(model):
-    """Whether a layer of the model computes in a half type."""
-    return any(
-        layer.compute_dtype in ("float16", "bfloat16")
-        for layer in model._flatten_layers()
-    )
+def weights_of(path):
+    """The file of weights that OpenVINO writes beside an `.xml` file."""
+    return os.path.splitext(path)[0] + ".bin"
+
+
+def size_of(path):
+    """Bytes of a file, of an `.xml` with its weights, or of a directory."""
+    paths = [path]
+    if os.path.isdir(path):
+        paths = [
+            os.path.join(folder, file)
+            for folder, _, files in os.walk(path)
+            for file in files
+        ]
+    elif str(path).endswith(".xml"):
+        paths.append(weights_of(path))
+    return sum(map(os.path.getsize, paths))

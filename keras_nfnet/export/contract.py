@@ -1,4 +1,4 @@
-"""What a model takes and returns: the pixels it expects, its outputs.
+"""What a model takes and returns: its images, its outputs, its head.
 
 An export takes pixels of 0–255 and must hand the model what its user would:
 normalized ones where an NFNet begins at the input, and pixels as they are
@@ -6,15 +6,25 @@ where a layer of the model normalizes them.
 """
 
 import dataclasses
+import itertools
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_nfnet.data.preprocessing import channel_statistics, to_channels
-from keras_nfnet.export.copies import ONLY_TRAINING
+from keras_nfnet.data.preprocessing import (
+    EVALUATION_MARGIN,
+    channel_statistics,
+    check_margin,
+    sides,
+    to_channels,
+)
+from keras_nfnet.export.folded_layers import ONLY_TRAINING
 from keras_nfnet.layers import ScaledWSConv2D
 from keras_nfnet.models.graphs import functional_graph, is_graph
+from keras_nfnet.models.output import activation_of, last_operation
+from keras_nfnet.utils.arguments import refuse
+from keras_nfnet.variants import VARIANTS, default_name
 
 INPUT_RANGES = ("imagenet", "0-255")
 # Layers that leave the range of the pixels as it is.
@@ -27,8 +37,10 @@ _NEUTRAL = (
     keras.layers.ZeroPadding2D,
 )
 # Layers and operations that make pixels into what follows.
-_NORMALIZING = ("Rescaling", "Normalization", "Subtract", "TrueDivide")
-_NORMALIZING += ("Divide", "Multiply", "Cast", "Lambda")
+_NORMALIZING = (
+    *("Rescaling", "Normalization", "Subtract", "TrueDivide"),
+    *("Divide", "Multiply", "Cast", "Lambda"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +64,9 @@ class Contract:
 
     @property
     def statistics(self):
-        """`(mean, deviation)` of the normalization, or `None` for none."""
+        """Float32 mean and deviation per channel, `None` to normalize none."""
         if self.input_range == "imagenet":
-            return channel_statistics(self.channels)
+            return np.float32(channel_statistics(self.channels))
         return None
 
     def images(self, pixels):
@@ -65,8 +77,8 @@ class Contract:
                 0–255.
         """
         images = ops.cast(pixels, "float32")
-        if self.statistics:
-            mean, deviation = (np.float32(values) for values in self.statistics)
+        if self.statistics is not None:
+            mean, deviation = self.statistics
             images = (images - mean) / deviation
         if "int" in self.dtype:
             images = ops.round(ops.clip(images, 0, 255))
@@ -75,8 +87,8 @@ class Contract:
     def pixels_of(self, images):
         """The pixels that `images` was given, of a NumPy array."""
         images = np.asarray(images, "float32")
-        if self.statistics:
-            mean, deviation = (np.float32(values) for values in self.statistics)
+        if self.statistics is not None:
+            mean, deviation = self.statistics
             images = images * deviation + mean
         return images
 
@@ -106,12 +118,13 @@ def contract_of(model, input_range=None):
     if input_range is None:
         input_range = _found(model)
     if input_range not in INPUT_RANGES:
-        raise ValueError(
-            '`input_range` must be "imagenet", for a model on images '
-            'normalized by `preprocess_input`, or "0-255", for a model that '
-            "takes pixels. It is found out for a model that begins with an "
-            "NFNet, or with a layer that rescales or normalizes. Received: "
-            f"input_range={input_range!r}"
+        refuse(
+            "input_range",
+            input_range,
+            '"imagenet", for a model on images normalized by '
+            '`preprocess_input`, or "0-255", for a model that takes pixels. '
+            "It is found out for a model that begins with an NFNet, or with a "
+            "layer that rescales or normalizes",
         )
     image = model.inputs[0]
     return Contract(
@@ -145,13 +158,9 @@ def _found(model):
         return "0-255"
     graph = functional_graph(model)
     tensors = {id(graph.inputs[0])}
-    nodes = [
-        node
-        for depth in sorted(graph._nodes_by_depth, reverse=True)
-        for node in graph._nodes_by_depth[depth]
-    ]
     found = set()
-    for node in nodes:
+    by_depth = sorted(graph._nodes_by_depth.items(), reverse=True)
+    for node in itertools.chain(*(nodes for _, nodes in by_depth)):
         if not any(id(x) in tensors for x in node.input_tensors):
             continue
         operation = node.operation
@@ -166,3 +175,132 @@ def _found(model):
         else:
             found.add(None)
     return found.pop() if len(found) == 1 else None
+
+
+def check_takes_images(model):
+    """Refuses what does not take one batch of images.
+
+    Raises:
+        ValueError: If it is another model.
+    """
+    if not isinstance(model, keras.Model):
+        refuse("model", model, "a Keras model")
+    inputs, outputs = (
+        [tuple(x.shape) for x in getattr(model, name, None) or []]
+        for name in ("inputs", "outputs")
+    )
+    if (
+        len(inputs) != 1
+        or not outputs
+        or len(inputs[0]) != 4
+        or inputs[0][-1] is None
+    ):
+        raise ValueError(
+            "`model` must be functional or sequential and take one batch of "
+            "images (batch, height, width, channels). Received: a model of "
+            f"inputs {inputs} and outputs {outputs}"
+        )
+
+
+def check_classifier(model):
+    """Refuses what is no image classifier.
+
+    Args:
+        model: A `keras.Model` with one input `(batch, height, width, 3)` and
+            one output `(batch, classes)`.
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        ValueError: If it is another model.
+    """
+    check_takes_images(model)
+    shapes = [tuple(x.shape) for x in model.outputs]
+    if len(shapes) > 1 or len(shapes[0]) != 2 or shapes[0][-1] is None:
+        raise ValueError(
+            "`model` must return one batch of classes (batch, classes), such "
+            "as a model with `include_top=True`. Received: a model of outputs "
+            f"{shapes}"
+        )
+    return shapes[0][-1]
+
+
+def ends_in_logits(model):
+    """Whether the model's last activation is linear.
+
+    Any other last activation (softmax, or sigmoid for several labels) is
+    taken as one that gives probabilities.
+
+    Raises:
+        ValueError: If the last layer has no activation, as a model without
+            its classifier.
+    """
+    activation = activation_of(model)
+    if activation is None:
+        raise ValueError(
+            "`model` must end in a classifier, a layer with an activation; or "
+            'say what it returns, such as `outputs="probabilities"` or '
+            '"features". Received: a model that ends in the layer '
+            f"{last_operation(model).name!r}"
+        )
+    return activation == "linear"
+
+
+def check_finite(model):
+    """Refuses a model with NaN or infinity in its weights, by name.
+
+    Raises:
+        ValueError: Naming the first such variable.
+    """
+    for variable in model.variables:
+        values = np.asarray(ops.convert_to_numpy(variable))
+        if values.dtype.kind not in "biuSU" and not np.all(
+            np.isfinite(values.astype("float32"))
+        ):
+            raise ValueError(
+                "`model` must have finite weights. Received: NaN or infinity "
+                f"in {variable.path!r}"
+            )
+
+
+def input_size(model, size=None):
+    """The `(height, width)` in pixels that images are resized to.
+
+    The model's own where it is fixed, then `size`, then the test size of
+    the variant that the model is named after, else `None`.
+
+    Raises:
+        ValueError: If `size` is not the fixed size of the model.
+    """
+    fixed = tuple(model.inputs[0].shape[1:3])
+    given = None if size is None else sides(size)
+    if None not in fixed:
+        if given not in (None, fixed):
+            expected = f"the model's own, which is fixed at {fixed}"
+            refuse("size", size, expected)
+        return fixed
+    size = _of_variant(model, "test_size")
+    return given or (size and sides(size))
+
+
+def view_margin(model, margin=None):
+    """The margin or crop fraction with which images are evaluated.
+
+    `margin` where it is given, then that of the variant that the model is
+    named after, else 32 pixels.
+
+    Raises:
+        ValueError: If `margin` is neither.
+    """
+    if margin is None:
+        margin = _of_variant(model, "crop_fraction")
+    return EVALUATION_MARGIN if margin is None else check_margin(margin)
+
+
+def _of_variant(model, field):
+    """A field of the variant that a model is named after, or `None`."""
+    for variant, config in VARIANTS.items():
+        if model.name == default_name(variant):
+            return getattr(config, field)
+    return None

@@ -17,12 +17,27 @@ from keras_nfnet.layers.activation import (
 from keras_nfnet.layers.convolution import convolved_shape
 from keras_nfnet.layers.grouped_convolution import WIDE, convolve
 
+HALF = ("float16", "bfloat16")
+# Layers that do nothing outside of training: a folded network is without.
+ONLY_TRAINING = tuple(
+    getattr(keras.layers, name)
+    for name in dir(keras.layers)
+    if name
+    in (
+        *("ActivityRegularization", "AlphaDropout", "AugMix", "CutMix"),
+        *("Dropout", "GaussianDropout", "GaussianNoise", "MixUp"),
+        *("RandAugment", "SpatialDropout1D", "SpatialDropout2D"),
+        "SpatialDropout3D",
+    )
+    or (name.startswith("Random") and name != "RandomCrop")
+)
+
 
 def numpy_value(variable):
     """The values of a variable, also while TensorFlow traces a function.
 
-    On a CPU they are the variable's own memory, to be read only: an export
-    holds each value once.
+    On a CPU the array shares the variable's memory, so that an export keeps
+    one copy of each value. It must not be written.
     """
     if keras.backend.backend() != "tensorflow":
         return ops.convert_to_numpy(variable)
@@ -33,10 +48,10 @@ def numpy_value(variable):
 
 
 def _released_with_it(value):
-    """A tensor whose memory goes back to the system with its last holder.
+    """A tensor whose memory is returned to the system with its last reference.
 
-    TensorFlow keeps what it allocated once. An export drops the folded
-    network before a runtime loads the file, which then has its place.
+    TensorFlow's allocator keeps its memory. An export deletes the folded
+    network before a runtime loads the file, which can then use that memory.
     """
     if keras.backend.backend() != "tensorflow" or not value.size:
         return value
@@ -46,6 +61,19 @@ def _released_with_it(value):
     array = np.frombuffer(memory, value.dtype).reshape(value.shape)
     array[...] = value
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def copy_state(layer, copy):
+    """Copies variables as Keras saves them: each part its own way."""
+    theirs, ours = (
+        list(part._flatten_layers(include_self=True, recursive=True))
+        for part in (layer, copy)
+    )
+    for part, own in zip(theirs, ours, strict=True):
+        store = {}
+        part.save_own_variables(store)
+        if store:
+            own.load_own_variables(store)
 
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
@@ -76,10 +104,11 @@ class PlainActivation(keras.layers.Layer):
 def _in_8_bits(kernel):
     """A kernel as 8-bit integers, and what each filter is multiplied by.
 
-    A filter's sum is kept: a few values that lie between two integers are
-    rounded to the other. Images have a mean, and an error of the sum shifts a
-    whole channel, which pooling leaves as it is. F0's logits with random
-    values: a cosine of 0.9996 with the float ones, 0.9947 without.
+    Keeps each filter's sum: the values nearest to the middle of two integers
+    are rounded the other way. An error of the sum would shift a whole channel,
+    since images have a mean, and pooling would keep that shift. F0's logits
+    with random values have a cosine of 0.9996 with the float ones, 0.9947
+    without this.
 
     Args:
         kernel: NumPy array `(..., filters)`.
@@ -119,6 +148,9 @@ class PlainConvolution(keras.layers.Layer):
         **kwargs: As for `keras.layers.Layer`.
     """
 
+    FIELDS = ("filters", "kernel_size", "strides", "padding", "groups")
+    FIELDS += ("dilation_rate",)
+
     def __init__(
         self,
         filters,
@@ -150,24 +182,14 @@ class PlainConvolution(keras.layers.Layer):
     def _add_kernels(self, parts, shape):
         is_int8 = self.quantization_mode is not None
         options = {"dtype": "int8", "trainable": False} if is_int8 else {}
-        # Values are assigned; drawing them would cost time.
+        # Zeros: values are assigned later, and random ones would cost time.
         self.kernels = [
-            self.add_weight(
-                name=f"kernel{index}",
-                shape=shape,
-                initializer="zeros",
-                **options,
-            )
+            self.add_weight(shape, "zeros", name=f"kernel{index}", **options)
             for index in range(parts)
         ]
+        options = {"trainable": False, "autocast": False}
         self.scales = [
-            self.add_weight(
-                name=f"scale{index}",
-                shape=shape[-1:],
-                initializer="ones",
-                trainable=False,
-                autocast=False,
-            )
+            self.add_weight(shape[-1:], "ones", name=f"scale{index}", **options)
             for index in range(parts if is_int8 else 0)
         ]
 
@@ -188,8 +210,8 @@ class PlainConvolution(keras.layers.Layer):
         """
         own = getattr(config, "weight_quantizer", None)
         if mode != "int8" or own is not None:
-            # Keras's own sign that a layer does not quantize: it warns, and
-            # goes on with the others.
+            # `keras.Model.quantize` expects this error of a layer that does
+            # not quantize: it warns, and quantizes the others.
             raise NotImplementedError(
                 f"The convolution {self.name!r} can be quantized to int8 "
                 "alone, with one scale for each filter. Received: "
@@ -232,7 +254,7 @@ class PlainConvolution(keras.layers.Layer):
 
     def values(self):
         """The kernel and the bias of all groups, as NumPy arrays."""
-        kernels = [numpy_value(kernel) for kernel in self.kernels]
+        kernels = list(map(numpy_value, self.kernels))
         if self.scales:
             kernels = [
                 kernel.astype("float32") / numpy_value(scale)
@@ -245,20 +267,11 @@ class PlainConvolution(keras.layers.Layer):
 
     def call(self, inputs):
         parts = len(self.kernels)
+        options = self.strides, self.padding, self.groups // parts
+        images = ops.split(inputs, parts, axis=-1) if parts > 1 else [inputs]
         outputs = [
-            convolve(
-                part,
-                kernel,
-                strides=self.strides,
-                padding=self.padding,
-                groups=self.groups // parts,
-                dilation_rate=self.dilation_rate,
-            )
-            for part, kernel in zip(
-                ops.split(inputs, parts, axis=-1) if parts > 1 else [inputs],
-                self._kernel_values(),
-                strict=True,
-            )
+            convolve(part, kernel, *options, self.dilation_rate)
+            for part, kernel in zip(images, self._kernel_values(), strict=True)
         ]
         if parts > 1:
             outputs = [ops.concatenate(outputs, axis=-1)]
@@ -267,18 +280,6 @@ class PlainConvolution(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return convolved_shape(self, input_shape)
 
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor(
-            self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
-        )
-
     def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": self.padding,
-            "groups": self.groups,
-            "dilation_rate": self.dilation_rate,
-        }
+        own = {name: getattr(self, name) for name in self.FIELDS}
+        return {**super().get_config(), **own}

@@ -9,36 +9,18 @@ a sum, it goes back into the convolution that it came from.
 
 import collections
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_nfnet.export.copies import ONLY_TRAINING, copy_state
-from keras_nfnet.export.folded_layers import PlainActivation, numpy_value
-from keras_nfnet.export.folded_standardized import fold_standardized
-from keras_nfnet.export.folded_values import (
-    Scaled,
-    Source,
-)
-from keras_nfnet.layers import (
-    EfficientChannelAttention,
-    ScaledActivation,
-    ScaledWSMixin,
-    SkipInit,
-    SqueezeExcite,
-    StochasticDepth,
-)
+from keras_nfnet import layers
+from keras_nfnet.export import folded_layers
+from keras_nfnet.export.factors import Scaled, fold_standardized
 from keras_nfnet.layers.activation import ACTIVATIONS
-from keras_nfnet.models.graphs import (
-    first_argument,
-    functional_graph,
-    is_graph,
-    run_graph,
-    takes_training,
-    uses_of_tensors,
-)
+from keras_nfnet.models import graphs
 from keras_nfnet.models.nf_block import NFBlock
 from keras_nfnet.utils.arguments import looked_up
 
@@ -46,25 +28,15 @@ from keras_nfnet.utils.arguments import looked_up
 _HOMOGENEOUS = [
     ACTIVATIONS[name][0] for name in ("relu", "leaky_relu", "identity")
 ]
-# What a factor passes unchanged; of the maxima only one above 0.
-_LINEAR = (
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.AveragePooling3D,
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalAveragePooling3D,
-    keras.layers.Flatten,
-)
-_HALF = ("float16", "bfloat16")
-_MAXIMA = (
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.GlobalMaxPooling3D,
-)
+
+
+def _pooling(kind):
+    """Keras's layers of one kind of pooling, of 1 to 3 axes."""
+    return tuple(
+        getattr(keras.layers, f"{name}Pooling{axes}D")
+        for name in (kind, f"Global{kind}")
+        for axes in (1, 2, 3)
+    )
 
 
 def fold(model: keras.Model, dtype: Any = None) -> keras.Model:
@@ -104,7 +76,7 @@ def fold(model: keras.Model, dtype: Any = None) -> keras.Model:
     """
     if dtype is not None:
         looked_up("dtype", dtype, keras.dtype_policies.get, "a dtype or policy")
-    graph = functional_graph(model)
+    graph = graphs.functional_graph(model)
     folder = _Folder(dtype)
     inputs = tree.map_structure(
         lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name),
@@ -126,14 +98,14 @@ class _Folder:
 
     def run(self, graph, inputs):
         """Returns the `Scaled` outputs of a graph on `Scaled` inputs."""
-        self.uses += uses_of_tensors(graph)
+        self.uses += graphs.uses_of_tensors(graph)
 
         def apply(operation, *args, **kwargs):
             results = [x for n in operation._inbound_nodes for x in n.outputs]
             once = all(self.uses[id(x)] <= 1 for x in results)
             return self.lower(operation, once, *args, **kwargs)
 
-        return run_graph(graph, inputs, apply)
+        return graphs.run_graph(graph, inputs, apply)
 
     def lower(self, operation, once, *args, **kwargs):
         """The `Scaled` result of one operation on `Scaled` arguments.
@@ -144,21 +116,21 @@ class _Folder:
             *args: Of the operation.
             **kwargs: Of the operation.
         """
-        first = first_argument(args, kwargs)
+        first = graphs.first_argument(args, kwargs)
         for kind, lower in _LOWERINGS.items():
             if isinstance(operation, kind):
                 result = lower(self, operation, first)
-                return result if once else Scaled(result.tensor, result.factor)
-        if isinstance(operation, keras.Model) and is_graph(operation):
-            outputs = self.run(functional_graph(operation), first)
-            # Of uses outside it knows nothing: no `source`.
+                return result if once else replace(result, source=None)
+        if isinstance(operation, keras.Model) and graphs.is_graph(operation):
+            outputs = self.run(graphs.functional_graph(operation), first)
+            # Uses outside of the inner model are not counted: no `source`.
             return tree.map_structure(
-                lambda value: Scaled(value.tensor, value.factor), outputs
+                lambda value: replace(value, source=None), outputs
             )
         args, kwargs = tree.map_structure(self.plain, (args, kwargs))
         copy = self.copied(operation)
         # As `model(x, training=False)` calls it.
-        if takes_training(operation):
+        if graphs.takes_training(operation):
             kwargs["training"] = False
         return tree.map_structure(Scaled, copy(*args, **kwargs))
 
@@ -195,19 +167,19 @@ class _Folder:
         name = self.options(operation.name, None)["name"]
         try:
             config = {**operation.get_config(), "name": name, **changes}
-            if self.dtype and operation.compute_dtype in _HALF:
+            if self.dtype and operation.compute_dtype in folded_layers.HALF:
                 config["dtype"] = self.dtype
             copy = type(operation).from_config(config)
             if operation.built:
                 copy.build_from_config(operation.get_build_config())
-                copy_state(operation, copy)
+                folded_layers.copy_state(operation, copy)
         except Exception as error:  # Of any type: it is the user's code.
             if changes:
                 raise ValueError(
                     "`model` must have layers that their configuration makes "
                     f"again. Received: the layer {operation.name!r} ({error})"
                 ) from error
-            # Right, but not the folded model's own: said, not hidden.
+            # The outputs are right, but the variables are shared: warn.
             warnings.warn(
                 f"The layer {operation.name!r} cannot be made again from its "
                 f"configuration ({type(error).__name__}: {error}); the folded "
@@ -221,14 +193,13 @@ class _Folder:
         factor = layer.gain * layer.scale
         passes = layer.function in _HOMOGENEOUS and value.factor > 0
         tensor = value.tensor if passes else self.plain(value)
-        activated = PlainActivation(
+        activated = folded_layers.PlainActivation(
             layer.activation, **self.options(layer.name, layer.dtype_policy)
         )(tensor)
-        source = None
-        if value.source and layer.function in _HOMOGENEOUS:
-            source = Source(value.source.convolution, value.source.gates, True)
         return Scaled(
-            activated, factor * (value.factor if passes else 1.0), source
+            activated,
+            factor * (value.factor if passes else 1.0),
+            value.rectified() if layer.function in _HOMOGENEOUS else None,
         )
 
     def block(self, layer, value):
@@ -257,13 +228,12 @@ class _Folder:
         plain = self.copied(
             layer, scale=1.0, dtype=self.dtype or layer.dtype_policy
         )
-        is_dense = isinstance(layer, SqueezeExcite)
+        is_dense = isinstance(layer, layers.SqueezeExcite)
         kernel = plain.reduce.kernel if is_dense else plain.kernel
-        kernel.assign(numpy_value(kernel) * np.float32(value.factor))
-        source = value.source and Source(
-            value.source.convolution,
-            (*value.source.gates, kernel),
-            value.source.positive,
+        values = folded_layers.numpy_value(kernel) * np.float32(value.factor)
+        kernel.assign(values)
+        source = value.source and replace(
+            value.source, gates=(*value.source.gates, kernel)
         )
         return Scaled(plain(value.tensor), value.factor * layer.scale, source)
 
@@ -274,11 +244,9 @@ class _Folder:
         )
         if not is_plain:
             return Scaled(self.copied(layer)(self.plain(value)))
-        config = layer.get_config()
-        config.update(
-            self.options(layer.name, layer.dtype_policy),
-            kernel_initializer="zeros",
-        )
+        options = self.options(layer.name, layer.dtype_policy)
+        options["kernel_initializer"] = "zeros"  # Its values are set below.
+        config = {**layer.get_config(), **options}
         plain = keras.layers.Dense.from_config(config)
         plain.build(value.tensor.shape)
         kernel, *bias = layer.get_weights()
@@ -287,16 +255,13 @@ class _Folder:
 
     def skip_init(self, layer, value):
         gain = float(ops.convert_to_numpy(layer.skip_gain))
-        return Scaled(
-            value.tensor, value.factor * gain * layer.scale, value.source
-        )
+        factor = value.factor * gain * layer.scale
+        return replace(value, factor=factor)
 
     def rescaling(self, layer, value):
         scalar = isinstance(layer.scale, int | float) and layer.offset == 0
         if scalar and layer.compute_dtype == value.tensor.dtype:
-            return Scaled(
-                value.tensor, value.factor * layer.scale, value.source
-            )
+            return replace(value, factor=value.factor * layer.scale)
         return Scaled(self.copied(layer)(self.plain(value)))
 
     def add(self, layer, values):
@@ -314,31 +279,29 @@ class _Folder:
         return value
 
     def linear(self, layer, value):
-        return Scaled(
-            self.copied(layer)(value.tensor), value.factor, value.source
-        )
+        tensor = self.copied(layer)(value.tensor)
+        return replace(value, tensor=tensor)
 
     def maximum(self, layer, value):
+        # Only a factor above 0 passes a maximum.
         if value.factor <= 0:
             return Scaled(self.copied(layer)(self.plain(value)))
-        source = value.source and Source(
-            value.source.convolution, value.source.gates, True
-        )
-        return Scaled(self.copied(layer)(value.tensor), value.factor, source)
+        tensor = self.copied(layer)(value.tensor)
+        return Scaled(tensor, value.factor, value.rectified())
 
 
 _LOWERINGS = {
-    ScaledWSMixin: fold_standardized,
-    ScaledActivation: _Folder.activation,
+    layers.ScaledWSMixin: fold_standardized,
+    layers.ScaledActivation: _Folder.activation,
     NFBlock: _Folder.block,
-    (SqueezeExcite, EfficientChannelAttention): _Folder.gate,
-    SkipInit: _Folder.skip_init,
+    (layers.SqueezeExcite, layers.EfficientChannelAttention): _Folder.gate,
+    layers.SkipInit: _Folder.skip_init,
     keras.layers.Rescaling: _Folder.rescaling,
     keras.layers.Add: _Folder.add,
-    (StochasticDepth, *ONLY_TRAINING): _Folder.identity,
+    (layers.StochasticDepth, *folded_layers.ONLY_TRAINING): _Folder.identity,
     keras.layers.Dense: _Folder.dense,
-    _LINEAR: _Folder.linear,
-    _MAXIMA: _Folder.maximum,
+    (*_pooling("Average"), keras.layers.Flatten): _Folder.linear,
+    _pooling("Max"): _Folder.maximum,
 }
 
 

@@ -1,12 +1,7 @@
-"""Walks a folded network and has each of its parts written by a target.
+"""Walks a folded network and has each of its parts written by a target."""
 
-A target has the operations of a runtime as methods, on values of its own
-kind: `convolution`, `along_channels`, `activation`, `dense`, `mean`, `maximum`,
-`average_pool`, `max_pool`, `add`, `multiply`, `scale` and, for layers of
-other packages, `other`. Its `layer` is set to the name of the layer that is
-being written. `activation` is told whether its input `is_shared`, that is,
-has other uses: a runtime cannot join it with what computes that input then.
-"""
+import functools
+import itertools
 
 import keras
 import numpy as np
@@ -19,38 +14,73 @@ from keras_nfnet.export.folded_layers import (
 from keras_nfnet.layers import EfficientChannelAttention, SqueezeExcite
 from keras_nfnet.layers.activation import ACTIVATIONS
 from keras_nfnet.layers.pooling import SymmetricMaxPooling
-from keras_nfnet.models.graphs import (
-    first_argument,
-    functional_graph,
-    inputs_of_calls,
-    is_graph,
-    run_graph,
-    uses_of_tensors,
-)
+from keras_nfnet.models import graphs
 
-# Of Keras's own functions those that are the same in every runtime; its
-# gelu and leaky_relu differ from the table's.
+# The names of activation functions. Keras's own gelu and leaky_relu differ
+# from the table's.
 _KERAS = ("linear", "relu", "sigmoid", "softmax", "tanh", "elu", "selu")
-_NAMES = {getattr(keras.activations, name): name for name in _KERAS}
-_NAMES.update(
-    {
-        keras.activations.gelu: "exact_gelu",
-        keras.activations.celu: "celu",
-        keras.activations.silu: "silu",
-        keras.activations.relu6: "relu6",
-        keras.activations.softplus: "softplus",
-        keras.activations.softsign: "soft_sign",
-        keras.activations.log_sigmoid: "log_sigmoid",
-        keras.activations.hard_sigmoid: "hard_sigmoid",
-        keras.activations.exponential: "exponential",
-        keras.activations.mish: "mish",
-    }
-)
-_NAMES.update({function: name for name, (function, _) in ACTIVATIONS.items()})
+_KERAS += ("celu", "silu", "relu6", "softplus", "log_sigmoid", "hard_sigmoid")
+_KERAS += ("exponential", "mish")
+_NAMES = {
+    **{getattr(keras.activations, name): name for name in _KERAS},
+    keras.activations.gelu: "exact_gelu",
+    keras.activations.softsign: "soft_sign",
+    **{function: name for name, (function, _) in ACTIVATIONS.items()},
+}
 
 
 class UnknownOperation(Exception):
-    """The network has a layer or activation that is none of an NFNet's."""
+    """A target has no operation for a layer or an activation."""
+
+
+class Target:
+    """What a folded network is written into: the operations of a runtime.
+
+    Each operation is a method on values of the target's own kind:
+    `convolution`, `along_channels`, `activation`, `dense`, `mean`, `maximum`,
+    `average_pool`, `max_pool`, `add`, `multiply`, `scale` and those below.
+    `sides` are the height and width of the images, `None` where any.
+    `activation` is told whether its input `is_shared`, that is, has other
+    uses: a runtime cannot join it with what computes that input then.
+
+    Attributes:
+        layer: Name of the layer that is being written.
+        activations: What the target has for an activation, by its name.
+    """
+
+    layer = None
+    activations = {}
+
+    def pointwise(self, x, kernel, bias):
+        """A dense layer on the channels of every pixel."""
+        kernel, unknown = kernel[None, None], (None, None)
+        return self.convolution(
+            x, kernel, bias, (1, 1), "valid", 1, (1, 1), unknown
+        )
+
+    def dense_of_pixel(self, x, kernel, bias):
+        """A dense layer on the channels of one pixel.
+
+        Without a reshape, which would have to compute its shape in a graph
+        of any batch.
+        """
+        return self.pointwise(x, kernel, bias)
+
+    def known(self, function):
+        """What the target has for an activation function.
+
+        Raises:
+            UnknownOperation: If it has none.
+        """
+        name = activation_name(function)
+        if name not in self.activations:
+            name = getattr(function, "__name__", function)
+            raise UnknownOperation(f"the activation {name!r}")
+        return self.activations[name]
+
+    def other(self, layer, *args, **kwargs):
+        """A layer that none of the operations is for."""
+        raise UnknownOperation(f"the layer {layer.name!r}")
 
 
 def lower(folded, target, images):
@@ -58,7 +88,7 @@ def lower(folded, target, images):
 
     Args:
         folded: What `keras_nfnet.fold` returned.
-        target: See above.
+        target: A `Target`.
         images: The target's value of the normalized images.
 
     Returns:
@@ -67,7 +97,7 @@ def lower(folded, target, images):
     Raises:
         UnknownOperation: If the target cannot write a layer or activation.
     """
-    return _lower_graph(target, functional_graph(folded), [images])
+    return _lower_graph(target, graphs.functional_graph(folded), [images])
 
 
 def activation_name(function):
@@ -75,17 +105,11 @@ def activation_name(function):
     return _NAMES.get(function)
 
 
-def unknown_activation(function):
-    """The error of a target that has no such activation."""
-    name = getattr(function, "__name__", function)
-    return UnknownOperation(f"the activation {name!r}")
-
-
 def _lower_graph(target, graph, inputs, shared_inputs=()):
     """Writes a graph.
 
     Args:
-        target: See above.
+        target: A `Target`.
         graph: What `functional_graph` returns.
         inputs: The target's values of its inputs.
         shared_inputs: The `id` of each of its input tensors whose value has
@@ -94,25 +118,20 @@ def _lower_graph(target, graph, inputs, shared_inputs=()):
     Returns:
         The target's values of its outputs, in their structure.
     """
-    uses = uses_of_tensors(graph)
+    uses = graphs.uses_of_tensors(graph)
     shared = {x for x, count in uses.items() if count > 1}.union(shared_inputs)
-    return run_graph(
-        graph,
-        inputs,
-        lambda operation, *args, **kwargs: _lower(
-            target, shared, operation, *args, **kwargs
-        ),
-    )
+    apply = functools.partial(_lower, target, shared)
+    return graphs.run_graph(graph, inputs, apply)
 
 
 def _lower(target, shared, layer, *args, **kwargs):
     kind = type(layer)
-    x = first_argument(args, kwargs)
-    if isinstance(layer, keras.Model) and is_graph(layer):
-        graph = functional_graph(layer)
+    x = graphs.first_argument(args, kwargs)
+    if isinstance(layer, keras.Model) and graphs.is_graph(layer):
+        graph = graphs.functional_graph(layer)
         inner = [
             id(own)
-            for tensors in inputs_of_calls(layer)
+            for tensors in graphs.inputs_of_calls(layer)
             for tensor, own in zip(tensors, graph.inputs, strict=False)
             if id(tensor) in shared
         ]
@@ -127,8 +146,7 @@ def _lower(target, shared, layer, *args, **kwargs):
             _rank(layer),
             is_shared=any(
                 id(tensor) in shared
-                for tensors in inputs_of_calls(layer)
-                for tensor in tensors
+                for tensor in itertools.chain(*graphs.inputs_of_calls(layer))
             ),
         )
     if kind is keras.layers.Rescaling and not layer.offset:
@@ -139,12 +157,10 @@ def _lower(target, shared, layer, *args, **kwargs):
     if isinstance(layer, keras.layers.GlobalMaxPooling2D) and is_last:
         return target.maximum(x, keepdims=layer.keepdims)
     if isinstance(layer, _POOLS) and is_last:
-        padding = layer.padding
-        if isinstance(layer, SymmetricMaxPooling):
-            padding = "symmetric"
-        pool = target.average_pool
-        if isinstance(layer, keras.layers.MaxPooling2D):
-            pool = target.max_pool
+        is_symmetric = isinstance(layer, SymmetricMaxPooling)
+        padding = "symmetric" if is_symmetric else layer.padding
+        is_max = isinstance(layer, keras.layers.MaxPooling2D)
+        pool = target.max_pool if is_max else target.average_pool
         return pool(x, layer.pool_size, layer.strides, padding, _sides(layer))
     return target.other(layer, *args, **kwargs)
 
@@ -152,15 +168,8 @@ def _lower(target, shared, layer, *args, **kwargs):
 def _convolution(target, layer, x):
     if len(layer.kernel_size) != 2:
         return target.other(layer, x)
-    return target.convolution(
-        x,
-        *layer.values(),
-        strides=layer.strides,
-        padding=layer.padding,
-        groups=layer.groups,
-        dilation_rate=layer.dilation_rate,
-        sides=_sides(layer),
-    )
+    options = layer.strides, layer.padding, layer.groups, layer.dilation_rate
+    return target.convolution(x, *layer.values(), *options, _sides(layer))
 
 
 def _sides(layer):
@@ -209,18 +218,10 @@ def _dense(target, layer, x):
     if _rank(layer) == 4:
         if bias is None:
             bias = np.zeros(layer.units, "float32")
-        kernel = kernel[None, None]
-        x = target.convolution(x, kernel, bias, (1, 1), "valid", 1, (1, 1))
+        x = target.pointwise(x, kernel, bias)
     else:
         x = target.dense(x, kernel, bias)
     return target.activation(x, layer.activation, _rank(layer))
-
-
-def _add(target, layer, values):
-    total, *others = values
-    for value in others:
-        total = target.add(total, value)
-    return total
 
 
 _POOLS = (keras.layers.AveragePooling2D, keras.layers.MaxPooling2D)
@@ -229,10 +230,12 @@ _LOWERINGS = {
     SqueezeExcite: _squeeze_excite,
     EfficientChannelAttention: _efficient_channel_attention,
     keras.layers.Dense: _dense,
-    keras.layers.Add: _add,
+    keras.layers.Add: lambda target, layer, values: functools.reduce(
+        target.add, values
+    ),
     keras.layers.Softmax: _softmax,
 }
-# Layers that are an activation alone, and where they have its function.
+# Layers that only compute an activation, and the attribute with its function.
 _ACTIVATIONS = {
     PlainActivation: "function",
     keras.layers.Activation: "activation",

@@ -1,21 +1,16 @@
 """ONNX files for ONNX Runtime and others. Any Keras backend."""
 
+import functools
 import gc
 
 import keras
 import numpy as np
 
-from keras_nfnet.export.comparison import checked
+from keras_nfnet.export import staging
+from keras_nfnet.export.comparison import ExportReport
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.report import ExportReport
-from keras_nfnet.export.request import (
-    check_installed,
-    checked_request,
-    prepared,
-    silent,
-)
-from keras_nfnet.export.staging import writing
-from keras_nfnet.utils.arguments import integer
+from keras_nfnet.export.lowering import UnknownOperation, lower
+from keras_nfnet.utils.arguments import integer, one_of
 from keras_nfnet.utils.files import staged
 from keras_nfnet.utils.types import (
     InputRange,
@@ -27,6 +22,7 @@ from keras_nfnet.utils.types import (
     Tensor,
 )
 
+ENDING = ".onnx"
 PRECISIONS = ("float32", "float16", "int8")
 
 
@@ -98,47 +94,35 @@ def to_onnx(
 
     Reference: of int8: Jacob et al., arXiv:1712.05877.
     """
-    request = checked_request(
-        model,
-        path,
-        ".onnx",
-        PRECISIONS,
-        precision=precision,
-        labels=labels,
-        size=size,
-        margin=margin,
-        overwrite=overwrite,
-        progress=progress,
-        input_range=input_range,
+    one_of("precision", precision, PRECISIONS)
+    say = staging.checked_progress(overwrite, progress)
+    export = staging.checked_export(
+        model, path, precision, labels, size, margin, input_range, say
     )
-    check_installed("to_onnx", "export", "onnx", "onnxruntime")
-    opset = _checked_opset(opset)
-    say = progress or silent
-    calibration, texts, folded, reference = prepared(
-        request, model, precision, calibration, say
-    )
-    from keras_nfnet.export import onnx_weights
+    staging.check_file(path, overwrite, ENDING)
+    staging.check_installed("to_onnx", "export", "onnx", "onnxruntime")
+    import onnx
 
-    content, values = _onnx_model(folded, texts, request.contract, opset)
+    from keras_nfnet.export import onnx_weights
+    from keras_nfnet.export.onnx_target import OLDEST_OPSET, OPSET
+
+    newest = onnx.defs.onnx_opset_version()
+    opset = integer(
+        "opset", OPSET if opset is None else opset, OLDEST_OPSET, newest
+    )
+    folded, calibration = export.prepared(calibration)
+    content, values = _onnx_model(folded, export.contract, opset)
+    for name, text in export.texts().items():
+        content.metadata_props.add(key=name, value=text)
     with staged(path) as new:
-        with writing("path", path):
+        with staging.writing("path", path):
             half = precision == "float16"
             onnx_weights.write(content, values, new, half)
             del folded, content, values
             gc.collect()
             if precision == "int8":
                 onnx_weights.quantize(new, calibration)
-        say("running and comparing")
-        return checked(
-            runner(new, layouts=False),
-            reference,
-            size=request.size,
-            contract=request.contract,
-            model=reference,
-            path=new,
-            target=path,
-            precision=precision,
-        )
+        return export.compared(functools.partial(runner, layouts=False), new)
 
 
 def runner(path, threads=0, layouts=True):
@@ -159,46 +143,34 @@ def runner(path, threads=0, layouts=True):
         options.graph_optimization_level = (
             onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         )
-    # Errors alone: warnings are of the optimizer, not for users.
+    # Log errors only: the warnings are about the optimizer.
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"]
     )
-
     names = [output.name for output in session.get_outputs()]
 
     def run(pixels):
         values = session.run(names, {"images": np.float32(pixels)})
-        return (
-            dict(zip(names, values, strict=True))
-            if len(values) > 1
-            else (values[0] if names == ["output"] else {names[0]: values[0]})
-        )
+        if names == ["output"]:
+            return values[0]
+        return dict(zip(names, values, strict=True))
 
     return run
 
 
-def _onnx_model(folded, texts, contract, opset):
+def _onnx_model(folded, contract, opset):
     """An `onnx.ModelProto` without its constants, and those by name."""
-    from keras_nfnet.export.lowering import lower
-    from keras_nfnet.export.onnx_target import OnnxTarget, UnknownOperation
-    from keras_nfnet.export.onnx_weights import taken_from
+    from keras_nfnet.export.onnx_target import OnnxTarget
 
     target = OnnxTarget(opset)
     try:
-        images = target.images(contract)
-        outputs = named(lower(folded, target, images))
+        outputs = named(lower(folded, target, target.images(contract)))
     except UnknownOperation as error:
-        content = _by_tf2onnx(folded, contract, opset, error)
-        values = taken_from(content)
-    else:
-        shapes = [x.shape[1:] for x in named(folded.output).values()]
-        content = target.model(outputs, folded.inputs[0].shape[1:], shapes)
-        values = target.values
-    for name, text in texts.items():
-        entry = content.metadata_props.add()
-        entry.key, entry.value = name, text
-    return content, values
+        return _by_tf2onnx(folded, contract, opset, error)
+    shapes = [x.shape[1:] for x in named(folded.output).values()]
+    content = target.model(outputs, folded.inputs[0].shape[1:], shapes)
+    return content, target.values
 
 
 def _by_tf2onnx(folded, contract, opset, reason):
@@ -210,38 +182,42 @@ def _by_tf2onnx(folded, contract, opset, reason):
             f"tf2onnx converts others. Received: {reason}, on the backend "
             f"{keras.backend.backend()!r}"
         ) from reason
+    import onnx
     import tensorflow as tf
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 
-    @tf.function(autograph=False)
+    shape = (None, *folded.inputs[0].shape[1:])
+
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec(shape, name="images")],
+    )
     def outputs(images):
         return named(folded(contract.images(images), training=False))
 
     # Constants that a layer made eagerly, as `Normalization` does, would
     # become inputs.
-    frozen = convert_variables_to_constants_v2(
-        outputs.get_concrete_function(
-            tf.TensorSpec(
-                (None, *folded.inputs[0].shape[1:]), tf.float32, name="images"
-            )
-        )
-    )
-    names = sorted(named(folded.output))
-    # The newest opset that tf2onnx writes may be older than ours.
+    frozen = convert_variables_to_constants_v2(outputs.get_concrete_function())
+    found = [x.name for x in frozen.outputs]
+    names = zip(found, sorted(named(folded.output)), strict=True)
     content, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(),
         input_names=["images:0"],
-        output_names=[x.name for x in frozen.outputs],
+        output_names=found,
+        # The newest opset that tf2onnx writes may be older than ours.
         opset=min(opset, tf2onnx.constants.PREFERRED_OPSET + 3),
+        tensors_to_rename={"images:0": "images", **dict(names)},
     )
     _complete(content)
-    _rename(content, "images:0", "images")
-    for value, name in zip(frozen.outputs, names, strict=True):
-        _rename(content, value.name, name)
-    return content
+    values = {
+        constant.name: onnx.numpy_helper.to_array(constant)
+        for constant in content.graph.initializer
+    }
+    content.graph.ClearField("initializer")
+    return content, values
 
 
 def _complete(content):
@@ -260,35 +236,12 @@ def _complete(content):
             content.graph.initializer.append(one)
             nodes.append(onnx.helper.make_node("Erf", node.input, [erf]))
             nodes.append(onnx.helper.make_node("Sub", [one.name, erf], [out]))
-            continue
-        if not node.domain and not onnx.defs.has(node.op_type):
+        elif node.domain or onnx.defs.has(node.op_type):
+            nodes.append(node)
+        else:
             raise ValueError(
                 "`model` must be of operations that ONNX has. Received: the "
                 f"operation {node.op_type} of {node.name!r}"
             )
-        nodes.append(node)
     del content.graph.node[:]
     content.graph.node.extend(nodes)
-
-
-def _rename(content, old, new):
-    """Gives an input or output of an ONNX model another name."""
-    for value in (*content.graph.input, *content.graph.output):
-        if value.name == old:
-            value.name = new
-    for node in content.graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name == old:
-                    names[index] = new
-
-
-def _checked_opset(opset):
-    import onnx
-
-    from keras_nfnet.export.onnx_target import OLDEST_OPSET, OPSET
-
-    if opset is None:
-        return OPSET
-    newest = onnx.defs.onnx_opset_version()
-    return integer("opset", opset, least=OLDEST_OPSET, most=newest)

@@ -4,42 +4,56 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from keras_nfnet.export.lowering import (
+    Target,
     UnknownOperation,
     activation_name,
-    unknown_activation,
 )
 from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
 # Gelu came with opset 20. Older opsets have it in parts.
 OPSET = 20
 OLDEST_OPSET = 17
-# Keras's or the table's name → operator and its attributes.
+# Keras's or the table's name → operators, one after the other.
 _ACTIVATIONS = {
-    "gelu": ("Gelu", {"approximate": "tanh"}),
-    "exact_gelu": ("Gelu", {}),
-    "relu": ("Relu", {}),
-    "elu": ("Elu", {}),
-    "celu": ("Celu", {}),
-    "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
-    "selu": ("Selu", {}),
-    "sigmoid": ("Sigmoid", {}),
-    "softplus": ("Softplus", {}),
-    "soft_sign": ("Softsign", {}),
-    "tanh": ("Tanh", {}),
-    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
-    "exponential": ("Exp", {}),
+    "linear": (),
+    "identity": (),
+    "gelu": ("Gelu",),
+    "exact_gelu": ("Gelu",),
+    "relu": ("Relu",),
+    "elu": ("Elu",),
+    "celu": ("Celu",),
+    "leaky_relu": ("LeakyRelu",),
+    "selu": ("Selu",),
+    "sigmoid": ("Sigmoid",),
+    "silu": ("Sigmoid",),
+    "log_sigmoid": ("Neg", "Softplus", "Neg"),
+    "softplus": ("Softplus",),
+    "soft_sign": ("Softsign",),
+    "mish": ("Softplus", "Tanh"),
+    "tanh": ("Tanh",),
+    "hard_sigmoid": ("HardSigmoid",),
+    "exponential": ("Exp",),
 }
+_ATTRIBUTES = {
+    "gelu": {"approximate": "tanh"},
+    "leaky_relu": {"alpha": 0.01},
+    "hard_sigmoid": {"alpha": 1 / 6, "beta": 0.5},
+}
+# Their operators' result is multiplied by their input.
+_GATES = ("silu", "mish")
 
 
-class OnnxTarget:
+class OnnxTarget(Target):
     """Values are names of an ONNX graph that grows with every call.
 
     `values` has the arrays of its constants, `{name: array}`, which
-    `onnx_values.py` writes one by one.
+    `onnx_weights.py` writes one by one.
 
     Args:
         opset: Version of ONNX's operators, 17 or later.
     """
+
+    activations = _ACTIVATIONS
 
     def __init__(self, opset=OPSET):
         self.opset = opset
@@ -74,7 +88,7 @@ class OnnxTarget:
         # Transposed first: runtimes are slow where the innermost axis is the
         # three channels.
         x = self.node("Transpose", ["images"], perm=(0, 3, 1, 2))
-        if contract.statistics:
+        if contract.statistics is not None:
             mean, deviation = (
                 self.constant(np.reshape(value, (-1, 1, 1)))
                 for value in contract.statistics
@@ -83,39 +97,17 @@ class OnnxTarget:
         return x
 
     def convolution(
-        self,
-        x,
-        kernel,
-        bias,
-        strides,
-        padding,
-        groups,
-        dilation_rate,
-        sides=(None, None),
+        self, x, kernel, bias, strides, padding, groups, dilation_rate, sides
     ):
-        inputs = [
-            x,
-            self.constant(kernel.transpose(3, 2, 0, 1)),
-            self.constant(bias),
-        ]
+        weights = self.constant(kernel.transpose(3, 2, 0, 1))
         return self.node(
             "Conv",
-            inputs,
+            [x, weights, self.constant(bias)],
             kernel_shape=kernel.shape[:2],
             strides=strides,
             group=groups,
             dilations=dilation_rate,
             **_pads(kernel.shape[:2], strides, padding, dilation_rate, sides),
-        )
-
-    def dense_of_pixel(self, x, kernel, bias):
-        """A dense layer on the channels of one pixel.
-
-        Without a reshape, which would have to compute its shape in a graph
-        of any batch.
-        """
-        return self.convolution(
-            x, kernel[None, None], bias, (1, 1), "valid", 1, (1, 1)
         )
 
     def along_channels(self, x, kernel):
@@ -131,28 +123,19 @@ class OnnxTarget:
 
     def activation(self, x, function, rank=4, is_shared=False):
         name = activation_name(function)
-        if name in ("linear", "identity"):
-            return x
         if name == "softmax":
             # Channels are last in matrices, and second here in images.
             return self.node("Softmax", [x], axis=1 if rank == 4 else -1)
-        if name == "silu":
-            return self.node("Mul", [x, self.node("Sigmoid", [x])])
         if name == "relu6":
             bounds = [self.constant(0), self.constant(6)]
             return self.node("Clip", [x, *bounds])
-        if name == "log_sigmoid":
-            negative = self.node("Neg", [x])
-            return self.node("Neg", [self.node("Softplus", [negative])])
-        if name == "mish":
-            inner = self.node("Tanh", [self.node("Softplus", [x])])
-            return self.node("Mul", [x, inner])
         if name in ("gelu", "exact_gelu") and self.opset < OPSET:
             return self._gelu(x, exact=name == "exact_gelu")
-        if name not in _ACTIVATIONS:
-            raise unknown_activation(function)
-        kind, attributes = _ACTIVATIONS[name]
-        return self.node(kind, [x], **attributes)
+        result = x
+        for operator in self.known(function):
+            attributes = _ATTRIBUTES.get(name, {})
+            result = self.node(operator, [result], **attributes)
+        return self.node("Mul", [x, result]) if name in _GATES else result
 
     def _gelu(self, x, exact):
         """`x / 2 * (1 + erf(x / √2))`, or its form with tanh."""
@@ -170,46 +153,33 @@ class OnnxTarget:
         return self.node("Mul", [half, inner])
 
     def dense(self, x, kernel, bias):
-        inputs = [x, self.constant(kernel)]
-        if bias is not None:
-            inputs.append(self.constant(bias))
-        return self.node("Gemm", inputs)
+        values = [kernel] if bias is None else [kernel, bias]
+        return self.node("Gemm", [x, *map(self.constant, values)])
 
     def mean(self, x, keepdims):
-        if keepdims:
-            return self.node("GlobalAveragePool", [x])
-        return self._reduced("ReduceMean", x)
+        return self._reduced("Average" if keepdims else "Mean", x, keepdims)
 
     def maximum(self, x, keepdims):
+        return self._reduced("Max", x, keepdims)
+
+    def _reduced(self, kind, x, keepdims):
         if keepdims:
-            return self.node("GlobalMaxPool", [x])
-        return self._reduced("ReduceMax", x)
-
-    def _reduced(self, operation, x):
+            return self.node(f"Global{kind}Pool", [x])
         if self.opset < 18:
-            return self.node(operation, [x], axes=(2, 3), keepdims=0)
-        return self.node(
-            operation, [x, self.constant((2, 3), "int64")], keepdims=0
-        )
+            return self.node(f"Reduce{kind}", [x], axes=(2, 3), keepdims=0)
+        axes = self.constant((2, 3), "int64")
+        return self.node(f"Reduce{kind}", [x, axes], keepdims=0)
 
-    def average_pool(self, x, pool_size, strides, padding, sides=(None, None)):
-        return self.node(
-            "AveragePool",
-            [x],
-            kernel_shape=pool_size,
-            strides=strides,
-            count_include_pad=0,
-            **_pads(pool_size, strides, padding, sides=sides),
-        )
+    def average_pool(self, x, *window):
+        return self._pool("AveragePool", x, *window, count_include_pad=0)
 
-    def max_pool(self, x, pool_size, strides, padding, sides=(None, None)):
-        return self.node(
-            "MaxPool",
-            [x],
-            kernel_shape=pool_size,
-            strides=strides,
-            **_pads(pool_size, strides, padding, sides=sides),
-        )
+    def max_pool(self, x, *window):
+        return self._pool("MaxPool", x, *window)
+
+    def _pool(self, kind, x, size, strides, padding, sides, **attributes):
+        pads = _pads(size, strides, padding, sides=sides)
+        attributes = {**attributes, **pads, "strides": strides}
+        return self.node(kind, [x], kernel_shape=size, **attributes)
 
     def add(self, x, y):
         return self.node("Add", [x, y])
@@ -219,9 +189,6 @@ class OnnxTarget:
 
     def scale(self, x, factor):
         return self.node("Mul", [x, self.constant(factor)])
-
-    def other(self, layer, *args, **kwargs):
-        raise UnknownOperation(f"the layer {layer.name!r}")
 
     def model(self, outputs, input_shape, output_shapes):
         """The ONNX model of some outputs.
@@ -241,12 +208,8 @@ class OnnxTarget:
             self.nodes[-1].output[0] = name
             sides = [side or f"{name}_{i}" for i, side in enumerate(shape)]
             graph.output.append(_float_value(name, sides))
-        sides = [
-            side or name
-            for side, name in zip(
-                input_shape, ("height", "width", None), strict=True
-            )
-        ]
+        names = "height", "width", None
+        sides = [a or b for a, b in zip(input_shape, names, strict=True)]
         graph.input.append(_float_value("images", sides))
         return self.content
 

@@ -9,27 +9,8 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 # Values of fewer elements stay as they are: biases and constants.
 _FEWEST = 1024
-
-
 # What a protobuf file can hold.
 _LARGEST_FILE = 2**31 - 2**20
-
-
-def taken_from(model):
-    """Takes the constants out of a model.
-
-    Args:
-        model: An `onnx.ModelProto`; changed in place.
-
-    Returns:
-        `{name: NumPy array}`.
-    """
-    values = {
-        initializer.name: numpy_helper.to_array(initializer)
-        for initializer in model.graph.initializer
-    }
-    del model.graph.initializer[:]
-    return values
 
 
 def write(model, values, path, half=False):
@@ -92,20 +73,19 @@ def _varint(number):
 
 def _cast_back(model, values):
     """Adds a cast for each large constant; returns their names."""
-    names = {
+    names = [
         name
         for name, value in values.items()
         if value.dtype == np.float32 and value.size >= _FEWEST
-    }
+    ]
     casts = [
         helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT)
-        for name in values
-        if name in names
+        for name in names
     ]
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return names
+    return set(names)
 
 
 def quantize(path, calibration):
@@ -114,7 +94,7 @@ def quantize(path, calibration):
     Weights per output channel and signed, activations per tensor and
     unsigned, as pairs of QuantizeLinear and DequantizeLinear that the
     runtime fuses.
-    Convolutions and dense layers alone: everything between stays in float32.
+    Only convolutions and dense layers: all others stay in float32.
 
     Args:
         path: The file, of float32.
@@ -122,17 +102,15 @@ def quantize(path, calibration):
     """
     from onnxruntime import quantization
 
-    class Pictures(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.left = iter(calibration)
+    left = ({"images": picture[None]} for picture in calibration)
 
+    class Pictures(quantization.CalibrationDataReader):
         def get_next(self):
-            picture = next(self.left, None)
-            return None if picture is None else {"images": picture[None]}
+            return next(left, None)
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
         quantized = os.path.join(folder, "int8.onnx")
-        # Its advice to prepare the graph, which is prepared.
+        # It advises to prepare the graph, which is prepared.
         logging.disable(logging.WARNING)
         try:
             quantization.quantize_static(

@@ -6,13 +6,11 @@ import numpy as np
 import openvino
 from openvino import opset13 as operations
 
-from keras_nfnet.export.lowering import (
-    UnknownOperation,
-    activation_name,
-    unknown_activation,
-)
+from keras_nfnet.export.lowering import Target, UnknownOperation
 from keras_nfnet.layers.grouped_convolution import symmetric_padding
 
+# The constants of Klambauer et al., arXiv:1706.02515.
+_SELU = np.float32([1.6732632423543772]), np.float32([1.0507009873554805])
 # Keras's or the table's name → function of a value.
 _ACTIVATIONS = {
     "linear": lambda x: x,
@@ -25,12 +23,7 @@ _ACTIVATIONS = {
     "elu": lambda x: operations.elu(x, 1.0),
     "celu": lambda x: operations.elu(x, 1.0),  # Of alpha 1 they are equal.
     "leaky_relu": lambda x: operations.prelu(x, np.float32([0.01])),
-    # The constants of Klambauer et al., arXiv:1706.02515.
-    "selu": lambda x: operations.selu(
-        x,
-        np.float32([1.6732632423543772]),
-        np.float32([1.0507009873554805]),
-    ),
+    "selu": lambda x: operations.selu(x, *_SELU),
     "sigmoid": operations.sigmoid,
     "softplus": operations.softplus,
     "soft_sign": operations.softsign,
@@ -43,7 +36,7 @@ _ACTIVATIONS = {
 }
 
 
-class OpenVINOTarget:
+class OpenVINOTarget(Target):
     """Values are the outputs of OpenVINO's nodes.
 
     Args:
@@ -51,12 +44,13 @@ class OpenVINOTarget:
             side.
     """
 
+    activations = _ACTIVATIONS
+
     def __init__(self, shape):
         sides = [-1 if side is None else side for side in shape]
         self.input = operations.parameter([-1, *sides], np.float32, "images")
         self.input.output(0).get_tensor().set_names({"images"})
         self.input.set_layout(openvino.Layout("NHWC"))
-        self.layer = None
         self._names = collections.Counter()
 
     def _named(self, node):
@@ -72,7 +66,7 @@ class OpenVINOTarget:
             raise UnknownOperation(f"the input type {contract.dtype}")
         # Transposed first: the three channels are slow as innermost axis.
         x = _transposed(self.input.output(0), (0, 3, 1, 2))
-        if contract.statistics:
+        if contract.statistics is not None:
             mean, deviation = (
                 _constant(np.reshape(value, (1, -1, 1, 1)))
                 for value in contract.statistics
@@ -81,15 +75,7 @@ class OpenVINOTarget:
         return x
 
     def convolution(
-        self,
-        x,
-        kernel,
-        bias,
-        strides,
-        padding,
-        groups,
-        dilation_rate,
-        sides=None,
+        self, x, kernel, bias, strides, padding, groups, dilation_rate, sides
     ):
         before, auto_pad = _pads(
             kernel.shape[:2], strides, padding, dilation_rate
@@ -100,38 +86,20 @@ class OpenVINOTarget:
             convolve = operations.group_convolution
             filters, *rest = kernel.shape
             kernel = kernel.reshape(groups, filters // groups, *rest)
-        x = self._named(
-            convolve(
-                x,
-                _constant(kernel),
-                list(strides),
-                before,
-                before,
-                list(dilation_rate),
-                auto_pad,
-            )
-        )
+        steps = list(strides), before, before, list(dilation_rate)
+        x = self._named(convolve(x, _constant(kernel), *steps, auto_pad))
         return operations.add(x, _constant(bias[None, :, None, None]))
 
     def along_channels(self, x, kernel):
         """A 1D convolution over the channels of one pixel."""
         x = self._named(_transposed(x, (0, 2, 1, 3)))
         half = [len(kernel) // 2, 0]
-        x = operations.convolution(
-            x,
-            _constant(kernel[None, None, :, None]),
-            [1, 1],
-            half,
-            half,
-            [1, 1],
-        )
+        kernel = _constant(kernel[None, None, :, None])
+        x = operations.convolution(x, kernel, [1, 1], half, half, [1, 1])
         return _transposed(x, (0, 2, 1, 3))
 
     def activation(self, x, function, rank=4, is_shared=False):
-        name = activation_name(function)
-        if name not in _ACTIVATIONS:
-            raise unknown_activation(function)
-        return _ACTIVATIONS[name](x)
+        return self.known(function)(x)
 
     def dense(self, x, kernel, bias):
         if _rank(x) != 2:
@@ -150,36 +118,23 @@ class OpenVINOTarget:
         return operations.unsqueeze(x, sides)
 
     def mean(self, x, keepdims):
-        return self._named(
-            operations.reduce_mean(x, np.int64([2, 3]), keepdims)
-        )
+        sides = np.int64([2, 3])
+        return self._named(operations.reduce_mean(x, sides, keepdims))
 
     def maximum(self, x, keepdims):
         return operations.reduce_max(x, np.int64([2, 3]), keepdims)
 
-    def average_pool(self, x, pool_size, strides, padding, sides=None):
+    def average_pool(self, x, pool_size, strides, padding, sides):
         before, auto_pad = _pads(pool_size, strides, padding)
+        window = list(strides), before, before, list(pool_size)
         return operations.avg_pool(
-            x,
-            list(strides),
-            before,
-            before,
-            list(pool_size),
-            exclude_pad=True,
-            auto_pad=auto_pad,
+            x, *window, exclude_pad=True, auto_pad=auto_pad
         )
 
-    def max_pool(self, x, pool_size, strides, padding, sides=None):
+    def max_pool(self, x, pool_size, strides, padding, sides):
         before, auto_pad = _pads(pool_size, strides, padding)
-        pool = operations.max_pool(
-            x,
-            list(strides),
-            [1, 1],
-            before,
-            before,
-            list(pool_size),
-            auto_pad=auto_pad,
-        )
+        window = list(strides), [1, 1], before, before, list(pool_size)
+        pool = operations.max_pool(x, *window, auto_pad=auto_pad)
         return pool.output(0)  # The second are the indices.
 
     def add(self, x, y):
@@ -190,9 +145,6 @@ class OpenVINOTarget:
 
     def scale(self, x, factor):
         return self._named(operations.multiply(x, np.float32(factor)))
-
-    def other(self, layer, *args, **kwargs):
-        raise UnknownOperation(f"the layer {layer.name!r}")
 
     def model(self, outputs):
         """The OpenVINO model of the values `{name: value}`."""

@@ -8,29 +8,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_nfnet.data.labels import class_names
-from keras_nfnet.export.classifier import (
+from keras_nfnet.export import comparison, staging
+from keras_nfnet.export.comparison import ExportReport
+from keras_nfnet.export.contract import (
     check_classifier,
     check_finite,
     check_takes_images,
+    contract_of,
     ends_in_logits,
     input_size,
+    named,
     view_margin,
-)
-from keras_nfnet.export.comparison import (
-    DEFAULT_SIZE,
-    checked_fold,
-    compare,
-    pictures,
-    report,
-)
-from keras_nfnet.export.contract import contract_of, named
-from keras_nfnet.export.report import ExportReport
-from keras_nfnet.export.request import silent
-from keras_nfnet.export.staging import (
-    check_folder,
-    refuse_existing,
-    writing,
 )
 from keras_nfnet.models.output import (
     is_one_sigmoid,
@@ -48,7 +36,8 @@ from keras_nfnet.utils.types import (
     Size,
 )
 
-_TOP = 5
+ENDING = ""
+PRECISIONS = ("float32",)
 
 
 def to_saved_model(
@@ -132,71 +121,50 @@ def to_saved_model(
     Reference: of the evaluation preprocessing: arXiv:2102.06171; the
     authors' dataset.py.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "`to_saved_model` needs the TensorFlow backend of Keras: set "
-            "KERAS_BACKEND=tensorflow and load the weights there. Received: "
-            f"the backend {keras.backend.backend()!r}"
-        )
+    staging.check_backend("to_saved_model")
     check_takes_images(model)
-    arguments.boolean("overwrite", overwrite)
-    arguments.function("progress", progress)
+    say = staging.checked_progress(overwrite, progress)
     contract = contract_of(model, input_range)
     classes, answers = _answers(model, outputs)
-    if classes is not None:
-        labels = class_names(labels, classes)
-    elif labels is not None:
-        raise ValueError(
-            "`labels` need a model that returns classes. Received: a model "
-            f"of outputs {[tuple(x.shape) for x in model.outputs]}"
-        )
+    labels = staging.checked_labels(model, labels, classes)
     size = input_size(model, size)
     if size is None:
-        size = (DEFAULT_SIZE, DEFAULT_SIZE)
+        size = comparison.DEFAULT_SIZE
         warnings.warn(
             f"The model takes any resolution and `size` is not given; encoded "
-            f"pictures are brought to {DEFAULT_SIZE} pixels.",
+            f"pictures are brought to {size[0]} pixels.",
             stacklevel=2,
         )
     margin = view_margin(model, margin)
     _check_place(directory, overwrite)
     check_finite(model)
+    export = staging.Export(
+        model, directory, "float32", labels, size, margin, contract, say
+    )
 
-    # Traces and compares a TensorFlow module; imported with it.
+    # Traces a TensorFlow module; imported with it.
     import tensorflow as tf
 
-    from keras_nfnet.export.serving_module import serving_signatures
-    from keras_nfnet.export.warm_up import write_warm_up
+    from keras_nfnet.export import serving_module
 
-    say = progress or silent
-    say("folding")
-    folded, reference = checked_fold(model, contract, size)
+    folded = export.folded()
     with staged(directory, "directory") as path:
         say("tracing and writing")
-        with writing("directory", directory):
-            module, signatures = serving_signatures(
-                folded,
-                labels,
-                size=size,
-                margin=margin,
-                contract=contract,
-                top=min(_TOP, classes or _TOP),
-                answers=answers,
-                scratch=os.path.dirname(path),
+        with staging.writing("directory", directory):
+            module, signatures = serving_module.serving_signatures(
+                folded, export, answers, os.path.dirname(path)
             )
-            for signature in signatures.values():
-                refuse_compiled(signature.graph)
             try:
                 tf.saved_model.save(module, path, signatures=signatures)
-                write_warm_up(path, pictures(size)[0], contract, signatures)
+                serving_module.write_warm_up(
+                    path, comparison.pictures(size)[0], contract, signatures
+                )
             except tf.errors.OpError as error:
                 raise OSError(error.message) from error
-        del folded, module, signatures, signature
+        del folded, module, signatures
         gc.collect()
         say("loading and comparing")
-        return _compared(
-            reference, path, directory, size, margin, contract, answers
-        )
+        return _compared(export, path, answers)
 
 
 def _answers(model, outputs):
@@ -206,11 +174,7 @@ def _answers(model, outputs):
     float32 tensor}` of the model's outputs.
     """
     kinds = ("probabilities", "logits", "sigmoid_logits", "features")
-    if outputs not in (None, *kinds):
-        raise ValueError(
-            f"`outputs` must be one of {', '.join(kinds)}, or `None`. "
-            f"Received: outputs={outputs!r}"
-        )
+    arguments.one_of("outputs", outputs, (*kinds, None))
     shapes = [x.shape for x in model.outputs]
     if outputs is None and (len(shapes) > 1 or len(shapes[0]) == 4):
         outputs = "features"
@@ -221,19 +185,21 @@ def _answers(model, outputs):
         }
     classes = check_classifier(model)
     if outputs == "sigmoid_logits":
-        return classes, lambda values: {
-            "probabilities": ops.sigmoid(
-                ops.cast(named(values)["output"], "float32")
-            )
-        }
-    is_logits = outputs == "logits"
-    if outputs is None:
-        is_logits = ends_in_logits(model)
-    one_sigmoid = is_one_sigmoid(model)
-    return labelled_classes(model), lambda values: {
-        "probabilities": probabilities(
-            named(values)["output"], is_logits, one_sigmoid
+
+        def answer(x):
+            return ops.sigmoid(ops.cast(x, "float32"))
+
+    else:
+        is_logits = outputs == "logits" or (
+            outputs is None and ends_in_logits(model)
         )
+        classes, one_sigmoid = labelled_classes(model), is_one_sigmoid(model)
+
+        def answer(x):
+            return probabilities(x, is_logits, one_sigmoid)
+
+    return classes, lambda values: {
+        "probabilities": answer(named(values)["output"])
     }
 
 
@@ -241,11 +207,7 @@ def answering(model, answers=None):
     """A function like the model that returns what a SavedModel answers."""
     if answers is None:
         _, answers = _answers(model, None)
-
-    def outputs(images, training):
-        return answers(model(images, training=training))
-
-    return outputs
+    return lambda images, training: answers(model(images, training=training))
 
 
 def next_version(directory):
@@ -270,32 +232,6 @@ def next_version(directory):
     return os.path.join(directory, str(max(versions, default=0) + 1))
 
 
-def refuse_compiled(graph):
-    """Refuses a graph with a part that the server would have to compile.
-
-    Raises:
-        ValueError: Naming the operation.
-    """
-    definition = graph.as_graph_def()
-    nodes = list(definition.node)
-    for function in definition.library.function:
-        nodes.extend(function.node_def)
-        if "_XlaMustCompile" in function.attr and (
-            function.attr["_XlaMustCompile"].b
-        ):
-            raise ValueError(
-                "`model` must not need XLA, which a server may lack. "
-                f"Received: the compiled function {function.signature.name!r}"
-            )
-    for node in nodes:
-        if "_XlaMustCompile" in node.attr and node.attr["_XlaMustCompile"].b:
-            raise ValueError(
-                "`model` must not need XLA, which a server may lack (Keras's "
-                "own grouped convolutions do). Received: the compiled "
-                f"operation {node.name!r}"
-            )
-
-
 def runner(path):
     """A function from pixels to the outputs of a SavedModel, by name."""
     import tensorflow as tf
@@ -307,7 +243,7 @@ def runner(path):
         outputs = serve(images=tf.constant(pixels, tf.float32))
         return {name: value.numpy() for name, value in outputs.items()}
 
-    # The signature holds its variables weakly.
+    # The signature has only weak references to its variables.
     run.loaded = loaded
     return run
 
@@ -315,56 +251,41 @@ def runner(path):
 def _check_place(directory, overwrite):
     arguments.path("directory", directory, "the path of a directory")
     directory = place(directory)
-    if os.path.isdir(directory):
-        entries = os.listdir(directory)
-        if "saved_model.pb" in entries:
-            refuse_existing(directory, overwrite, "directory")
-        elif entries:
-            raise ValueError(
-                "`directory` must be new, empty or a SavedModel to replace. "
-                f"Received: directory={str(directory)!r}, which holds other "
-                "files"
-            )
-    elif os.path.lexists(directory):
+    is_directory = os.path.isdir(directory)
+    entries = os.listdir(directory) if is_directory else []
+    if "saved_model.pb" in entries:
+        staging.refuse_existing(directory, overwrite, "directory")
+    elif entries or (os.path.lexists(directory) and not is_directory):
+        what = "holds other files" if is_directory else "is a file"
         raise ValueError(
-            "`directory` must be a directory to write. "
-            f"Received: directory={str(directory)!r}, which is a file"
+            "`directory` must be new, empty or a SavedModel to replace. "
+            f"Received: directory={str(directory)!r}, which {what}"
         )
-    check_folder(directory, "directory")
+    staging.check_folder(directory, "directory")
 
 
-def _compared(model, path, directory, size, margin, contract, answers):
-    """Loads what was written and holds it against the model."""
+def _compared(export, path, answers):
+    """Loads what was written and compares it with the model."""
     import tensorflow as tf
 
     from keras_nfnet.data import graph_preprocessing as graph
 
-    outputs = answering(model, answers)
+    size, contract = export.size, export.contract
+    outputs = answering(export.reference, answers)
     run = runner(path)
-    samples = pictures(size)
-    got, wanted, seconds = compare(run, outputs, samples, contract)
+    samples = comparison.pictures(size)
+    got, wanted, seconds = comparison.compare(run, outputs, samples, contract)
     if "serve_bytes" in run.loaded.signatures:
         encoded = [tf.io.encode_jpeg(samples[0]), tf.io.encode_png(samples[1])]
         served = run.loaded.signatures["serve_bytes"](
             image_bytes=tf.stack(encoded)
         )
         views = [
-            graph.evaluation_view(graph.decode(picture), size, margin)
+            graph.evaluation_view(graph.decode(picture), size, export.margin)
             for picture in encoded
         ]
-        views = outputs(
-            contract.images(contract.pixels(tf.stack(views))), False
-        )
-        for name, view in views.items():
+        images = contract.images(contract.pixels(tf.stack(views)))
+        for name, view in outputs(images, False).items():
             got[name] = np.concatenate([got[name], served[name]])
             wanted[name] = np.concatenate([wanted[name], view])
-    return report(
-        got,
-        wanted,
-        model=model,
-        path=path,
-        target=directory,
-        precision="float32",
-        seconds=seconds,
-        size=size,
-    )
+    return export.report((got, wanted, seconds), path)

@@ -9,17 +9,12 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_nfnet.export.comparison import checked
+from keras_nfnet.export import staging
+from keras_nfnet.export.comparison import ExportReport
 from keras_nfnet.export.contract import named
-from keras_nfnet.export.report import ExportReport
-from keras_nfnet.export.request import (
-    check_installed,
-    checked_request,
-    prepared,
-    silent,
-)
-from keras_nfnet.export.staging import writing
+from keras_nfnet.export.lowering import lower
 from keras_nfnet.models.output import activation_of
+from keras_nfnet.utils.arguments import one_of
 from keras_nfnet.utils.files import staged
 from keras_nfnet.utils.types import (
     InputRange,
@@ -32,6 +27,7 @@ from keras_nfnet.utils.types import (
 )
 from keras_nfnet.weights.check import one_line
 
+ENDING = ".tflite"
 PRECISIONS = ("float32", "float16", "dynamic_int8", "int8")
 
 
@@ -116,66 +112,42 @@ def to_tflite(
 
     Reference: of int8: Jacob et al., arXiv:1712.05877.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "`to_tflite` needs the TensorFlow backend of Keras: set "
-            "KERAS_BACKEND=tensorflow and load the weights there. Received: "
-            f"the backend {keras.backend.backend()!r}"
-        )
-    request = checked_request(
-        model,
-        path,
-        ".tflite",
-        PRECISIONS,
-        precision=precision,
-        labels=labels,
-        size=size,
-        margin=margin,
-        overwrite=overwrite,
-        progress=progress,
-        input_range=input_range,
+    staging.check_backend("to_tflite")
+    one_of("precision", precision, PRECISIONS)
+    say = staging.checked_progress(overwrite, progress)
+    export = staging.checked_export(
+        model, path, precision, labels, size, margin, input_range, say
     )
-    check_installed("to_tflite", "export", "ai_edge_litert")
-    say = progress or silent
-    calibration, texts, folded, reference = prepared(
-        request, model, precision, calibration, say
-    )
-    from keras_nfnet.export.tflite_description import with_description
+    staging.check_file(path, overwrite, ENDING)
+    staging.check_installed("to_tflite", "export", "ai_edge_litert")
+    folded, calibration = export.prepared(calibration)
+    from keras_nfnet.export.tflite_file import model_metadata, with_description
 
-    labels = request.labels or ()
-    sides = request.contract.sides if size is None else request.size
+    sides = export.contract.sides if size is None else export.size
+    names = sorted(export.contract.outputs)
+    # A single sigmoid unit has two labels.
+    has_labels = len(export.labels or ()) == model.outputs[0].shape[-1]
+    is_probability = activation_of(model) in ("softmax", "sigmoid")
+    channels, is_open = export.contract.channels, None in sides
     content = with_description(
-        _converted(folded, request.contract, precision, calibration, sides),
-        sorted(request.contract.outputs),
-        name=model.name,
-        channels=request.contract.channels,
-        is_open=None in sides,
-        # A single sigmoid unit has two labels.
-        has_labels=len(labels) == model.outputs[0].shape[-1],
-        is_probability=activation_of(model) in ("softmax", "sigmoid"),
+        _converted(folded, export.contract, precision, calibration, sides),
+        names,
+        model_metadata(
+            model.name, channels, names, is_open, has_labels, is_probability
+        ),
     )
     del folded
     gc.collect()
     with staged(path) as new:
-        with writing("path", path):
+        with staging.writing("path", path):
             with open(new, "wb") as file:
                 file.write(content)
-            # Appended: the readers of both formats find theirs.
+            # Readers of either format find their part of the file.
             with zipfile.ZipFile(new, "a") as archive:
-                for name, text in texts.items():
+                for name, text in export.texts().items():
                     archive.writestr(name, text)
         del content
-        say("running and comparing")
-        return checked(
-            runner(new),
-            reference,
-            size=request.size,
-            contract=request.contract,
-            model=reference,
-            path=new,
-            target=path,
-            precision=precision,
-        )
+        return export.compared(runner, new)
 
 
 def runner(path, threads=None):
@@ -183,51 +155,44 @@ def runner(path, threads=None):
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=threads)
-    if not interpreter.get_signature_list():
-        return _without_signature(interpreter)
-    serve = interpreter.get_signature_runner()
-    names = list(serve.get_output_details())
+    if interpreter.get_signature_list():
+        serve = interpreter.get_signature_runner()
+        names = list(serve.get_output_details())
 
-    def run(pixels):
-        outputs = serve(images=np.float32(pixels))
-        return outputs["output"] if names == ["output"] else outputs
+        def run(pixels):
+            outputs = serve(images=np.float32(pixels))
+            return outputs["output"] if names == ["output"] else outputs
 
-    return run
-
-
-def _without_signature(interpreter):
-    """The runner of a file near 2 GB, which has one output."""
+        return run
+    # A file near 2 GB has no signature, and one output.
     (images,) = interpreter.get_input_details()
     (output,) = interpreter.get_output_details()
 
-    def run(pixels):
+    def run_plainly(pixels):
         interpreter.resize_tensor_input(images["index"], pixels.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(images["index"], np.float32(pixels))
         interpreter.invoke()
         return interpreter.get_tensor(output["index"])
 
-    return run
+    return run_plainly
 
 
 def _converted(folded, contract, precision, calibration, sides):
     """The flatbuffer's bytes."""
+    import tensorflow as tf
+
     if precision in ("float32", "float16"):
-        from keras_nfnet.export.stand_ins import StandIns
+        from keras_nfnet.export.tflite_file import StandIns
 
         stand_ins = StandIns()
         content = bytearray(
             _convert(folded, contract, precision, stand_ins.constant, sides)
         )
-        try:
+        # A converter that rearranges weights gets the real ones, below.
+        with contextlib.suppress(LookupError):
             stand_ins.fill(content)
-        except LookupError:
-            # A converter that rearranges weights: all through it, then.
-            pass
-        else:
             return content
-    import tensorflow as tf
-
     # Quantizing looks at the weights, and calibration runs them.
     return _convert(
         folded, contract, precision, tf.constant, sides, calibration
@@ -237,19 +202,12 @@ def _converted(folded, contract, precision, calibration, sides):
 def _convert(folded, contract, precision, constant, sides, calibration=None):
     import tensorflow as tf
 
-    from keras_nfnet.export.lowering import lower
     from keras_nfnet.export.tflite_target import TFLiteTarget
 
     target = TFLiteTarget(constant, is_int8=precision == "int8")
+    images = tf.TensorSpec((None, *sides, contract.channels), name="images")
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec(
-                (None, *sides, contract.channels), tf.float32, name="images"
-            )
-        ],
-    )
+    @tf.function(autograph=False, input_signature=[images])
     def outputs(images):
         return named(lower(folded, target, contract.images(images)))
 
@@ -269,7 +227,7 @@ def _convert(folded, contract, precision, constant, sides, calibration=None):
             return converter.convert()
     except Exception as error:  # Of any type: what the converter lacks.
         others = ", ".join(map(repr, target.others)) or "none"
-        # In front of it stand the places in TensorFlow's own code.
+        # The text before it names lines of TensorFlow's own code.
         reason = str(error).partition("error: ")[2] or str(error)
         raise ValueError(
             "`model` must have layers that TensorFlow Lite's converter takes. "

@@ -19,7 +19,7 @@ A GELU of 8 bits is looked up in a table. It takes 0.5 ms and stays.
 import numpy as np
 import tensorflow as tf
 
-from keras_nfnet.export.lowering import activation_name
+from keras_nfnet.export.lowering import Target, activation_name
 from keras_nfnet.layers.grouped_convolution import padded
 
 # Activations that TensorFlow Lite computes within the operation before them,
@@ -29,7 +29,7 @@ _FUSED = ("relu", "relu6")
 _ONE = np.nextafter(np.float32(1), np.float32(2))
 
 
-class TFLiteTarget:
+class TFLiteTarget(Target):
     """Values are float32 tensors, channels last; weights are constants.
 
     Args:
@@ -44,15 +44,7 @@ class TFLiteTarget:
         self.others = []
 
     def convolution(
-        self,
-        x,
-        kernel,
-        bias,
-        strides,
-        padding,
-        groups,
-        dilation_rate,
-        sides=None,
+        self, x, kernel, bias, strides, padding, groups, dilation_rate, sides
     ):
         if padding == "symmetric":
             x, padding = padded(x, kernel.shape, strides, dilation_rate)
@@ -62,16 +54,6 @@ class TFLiteTarget:
             x, kernel, strides, padding.upper(), "NHWC", dilation_rate
         )
         return tf.nn.bias_add(x, tf.constant(bias))
-
-    def dense_of_pixel(self, x, kernel, bias):
-        """A dense layer on the channels of one pixel.
-
-        Without a reshape, which would have to compute its shape in a graph
-        of any batch.
-        """
-        return self.convolution(
-            x, kernel[None, None], bias, (1, 1), "valid", 1, (1, 1)
-        )
 
     def along_channels(self, x, kernel):
         x = tf.transpose(x, (0, 3, 1, 2))
@@ -97,13 +79,13 @@ class TFLiteTarget:
     def maximum(self, x, keepdims):
         return tf.reduce_max(x, (1, 2), keepdims=keepdims)
 
-    def average_pool(self, x, pool_size, strides, padding, sides=None):
+    def average_pool(self, x, pool_size, strides, padding, sides):
         # The delegate does not take it in 8 bits. With a depthwise convolution
         # in its place an NF-ResNet50 was 8% faster, but its logits lay 5%
         # further from the float ones: it rounds by a scale of its own.
         return tf.nn.avg_pool2d(x, pool_size, strides, padding.upper())
 
-    def max_pool(self, x, pool_size, strides, padding, sides=None):
+    def max_pool(self, x, pool_size, strides, padding, sides):
         if padding == "symmetric":
             for axis, side in enumerate(pool_size, start=1):
                 x = _with_edges(x, side // 2, axis)
@@ -127,7 +109,7 @@ class TFLiteTarget:
 def _with_edges(x, count, axis):
     """Images with their outermost `count` rows or columns once more.
 
-    They lie in the same windows, so that no maximum changes.
+    The repeated pixels are in the same windows, so no maximum changes.
     """
     if not count:
         return x

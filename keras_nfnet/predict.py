@@ -95,7 +95,7 @@ def predict(
     from keras import ops
     from tqdm import tqdm
 
-    from keras_nfnet.export.classifier import ends_in_logits
+    from keras_nfnet.export.contract import ends_in_logits
     from keras_nfnet.export.contract import contract_of
     from keras_nfnet.models.output import is_one_sigmoid, probabilities
 

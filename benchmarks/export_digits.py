@@ -21,6 +21,7 @@ from keras_nfnet import export
 from keras_nfnet.data import decode_picture, evaluation_picture
 from keras_nfnet.data.pipeline import load_split
 from keras_nfnet.export import comparison, onnx_file, saved_model, tflite
+from keras_nfnet.export.contract import contract_of
 from keras_nfnet.training import recipes
 
 DIGITS = recipes.recipe("digits")
@@ -70,7 +71,7 @@ def main():
     model = trained(options.work)
     pixels, labels = views(options.work, DIGITS.test_split)
     calibration, _ = views(options.work, DIGITS.train_split, 100)
-    wanted = comparison.expected(model, pixels)
+    wanted = comparison.expected(model, pixels, contract_of(model))
     result = {
         "digits": len(labels),
         "right": float(np.mean(wanted.argmax(-1) == labels)),

@@ -98,9 +98,9 @@ def ours(network, task, target=None, precision=None):
         write = getattr(export, f"to_{target}")
         options = {"precision": precision} if precision else {}
         if precision == "int8":
-            from keras_nfnet.export.comparison import pictures
+            from keras_nfnet.export.comparison import images
 
-            options["calibration"] = np.float32(pictures((size, size)))
+            options["calibration"] = np.float32(images((size, size)))
         with tempfile.TemporaryDirectory() as folder:
             write(model, os.path.join(folder, ENDINGS[target]), **options)
     return before, 4 * variables / 1e6

@@ -2,7 +2,7 @@
 
     python export/to_onnx.py F0
     python export/to_onnx.py F0 --out f0_int8.onnx --precision int8 \
-        --calibration pictures/
+        --calibration images/
 """
 
 import sys

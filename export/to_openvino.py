@@ -2,7 +2,7 @@
 
     python export/to_openvino.py F0
     python export/to_openvino.py F0 --out f0_int8.xml --precision int8 \
-        --calibration pictures/
+        --calibration images/
 """
 
 import sys

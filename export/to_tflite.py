@@ -2,7 +2,7 @@
 
     python export/to_tflite.py F0 --precision dynamic_int8
     python export/to_tflite.py F0 --out f0_int8.tflite --precision int8 \
-        --calibration pictures/
+        --calibration images/
 """
 
 import sys

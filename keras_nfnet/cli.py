@@ -72,8 +72,8 @@ def _parser():
         "--json", action="store_true", help="print JSON, not a table"
     )
 
-    predict = _command(commands, "predict", _predict, "top classes of pictures")
-    predict.add_argument("pictures", nargs="+", metavar="PICTURE")
+    predict = _command(commands, "predict", _predict, "top classes of images")
+    predict.add_argument("images", nargs="+", metavar="IMAGE")
     predict.add_argument(
         "--model",
         default="F0",
@@ -186,7 +186,7 @@ def _predict(options):
     from keras_nfnet.predict import format_predictions, predict
 
     predictions = predict(
-        options.pictures,
+        options.images,
         variant=options.model,
         weights=options.weights,
         size=options.size,
@@ -196,7 +196,7 @@ def _predict(options):
         margin=options.margin,
         input_range=options.input_range,
     )
-    print(format_predictions(options.pictures, predictions))
+    print(format_predictions(options.images, predictions))
     return 0
 
 

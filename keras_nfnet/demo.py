@@ -1,4 +1,4 @@
-"""The whole way on real pictures: data, training, export, prediction.
+"""The whole way on real images: data, training, export, prediction.
 
 `make demo` runs this on the handwritten digits that ship with scikit-learn.
 """
@@ -63,16 +63,16 @@ def demo(directory="demo", recipe=None, verbose="auto"):
         overwrite=True,
     )
 
-    pictures, _ = load_split(recipe.data, recipe.test_split, data_dir)
-    encoded, labels = next(iter(pictures.batch(result.examples)))
+    images, _ = load_split(recipe.data, recipe.test_split, data_dir)
+    encoded, labels = next(iter(images.batch(result.examples)))
     loaded = tf.saved_model.load(report.path)
     answer = loaded.signatures["serve_bytes"](image_bytes=encoded)
     predicted = answer["classes"].numpy()[:, 0].astype(str)
     truth = np.array(result.label_names)[labels.numpy()]
     (directory / "pictures").mkdir(exist_ok=True)
-    for index, picture in enumerate(encoded.numpy()[:_SHOWN]):
+    for index, image in enumerate(encoded.numpy()[:_SHOWN]):
         name = f"digit{index}_is_{truth[index]}.png"
-        _write(directory / "pictures" / name, picture)
+        _write(directory / "pictures" / name, image)
     served_accuracy = float(np.mean(predicted == truth))
     if abs(served_accuracy - result.accuracy) > 1e-6:
         raise ValueError(
@@ -109,7 +109,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
         print(f"{name:36s} {value}")
     print(
         f"\nresults in {directory}/: results.md, results.png, digits.keras, "
-        "saved_model/ (takes\nencoded pictures), pictures/. Next: "
+        "saved_model/ (takes\nencoded images), pictures/. Next: "
         f"keras-nfnet predict {directory}/pictures/*.png --model "
         f"{directory}/digits.keras"
     )
@@ -127,7 +127,7 @@ def _table(rows, predicted, truth, scores):
     lines += [f"| {name} | {value} |" for name, value in rows]
     lines += ["", "Held-out digits that the SavedModel got wrong:", ""]
     wrong = np.flatnonzero(predicted != truth)
-    lines += ["| picture | is | predicted | probability |", "|---|---|---|---|"]
+    lines += ["| image | is | predicted | probability |", "|---|---|---|---|"]
     lines += [
         f"| {i} | {truth[i]} | {predicted[i]} | {scores[i]:.3f} |"
         for i in wrong
@@ -135,7 +135,7 @@ def _table(rows, predicted, truth, scores):
     return "\n".join(lines) + "\n"
 
 
-def _plot(path, history, pictures, predicted, scores, signal):
+def _plot(path, history, images, predicted, scores, signal):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 9), layout="constrained")
@@ -155,14 +155,14 @@ def _plot(path, history, pictures, predicted, scores, signal):
     accuracy.set_ylim(0.8, 1.005)
 
     examples.suptitle("Predictions of the exported SavedModel")
-    for axis, picture, label, score in zip(
-        examples.subplots(1, len(pictures)),
-        pictures,
+    for axis, image, label, score in zip(
+        examples.subplots(1, len(images)),
+        images,
         predicted,
         scores,
         strict=True,
     ):
-        axis.imshow(picture, cmap="gray_r")
+        axis.imshow(image, cmap="gray_r")
         axis.set_title(f"{label}  ({100 * score:.0f}%)", fontsize=10)
         axis.axis("off")
 

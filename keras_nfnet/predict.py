@@ -1,4 +1,4 @@
-"""Labels for picture files, by the paper's evaluation."""
+"""Labels for image files, by the paper's evaluation."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from keras_nfnet.variants import VARIANTS, variant_named
 
 
 def predict(
-    pictures,
+    images,
     variant="F0",
     weights="imagenet",
     size=None,
@@ -26,13 +26,13 @@ def predict(
     margin=None,
     input_range=None,
 ):
-    """The best classes of picture files.
+    """The best classes of image files.
 
-    All pictures are read before the network is built, so that a bad one
+    All images are read before the network is built, so that a bad one
     costs no waiting.
 
     Args:
-        pictures: A list of paths, or of encoded bytes; or one of them, of
+        images: A list of paths, or of encoded bytes; or one of them, of
             the formats of `keras_nfnet.data.decode_picture`. EXIF
             orientation is not applied.
         variant: Name of a variant, such as `"F0"` or `"eca_nfnet_l0"`, or
@@ -54,21 +54,21 @@ def predict(
         input_range: As for `keras_nfnet.export.to_onnx`.
 
     Returns:
-        Per picture a list of `(label, score)`, best first; `top` of them,
+        Per image a list of `(label, score)`, best first; `top` of them,
         or fewer for fewer classes.
 
     Raises:
-        ValueError: If a picture cannot be read (it is named), or an
+        ValueError: If an image cannot be read (it is named), or an
             argument does not fit.
 
     Reference: arXiv:2102.06171, evaluation.
     """
-    if isinstance(pictures, str | bytes | os.PathLike):
-        pictures = [pictures]
-    pictures = list(pictures)
-    if not pictures:
+    if isinstance(images, str | bytes | os.PathLike):
+        images = [images]
+    images = list(images)
+    if not images:
         raise ValueError(
-            "`pictures` must hold a picture or more. Received: pictures=[]"
+            "`images` must hold an image or more. Received: images=[]"
         )
     top = integer("top", top)
     if isinstance(labels, str | os.PathLike):
@@ -88,22 +88,21 @@ def predict(
     sides(size)
     margin = network.margin if margin is None else margin
     views = [
-        evaluation_picture(decode_picture(picture), size, margin)
-        for picture in pictures
+        evaluation_picture(decode_picture(image), size, margin)
+        for image in images
     ]
 
     from keras import ops
     from tqdm import tqdm
 
-    from keras_nfnet.export.contract import ends_in_logits
-    from keras_nfnet.export.contract import contract_of
+    from keras_nfnet.export.contract import contract_of, ends_in_logits
     from keras_nfnet.models.output import is_one_sigmoid, probabilities
 
     model = network.build()
     is_logits, one_sigmoid = ends_in_logits(model), is_one_sigmoid(model)
     contract = contract_of(model, input_range)
     results = []
-    for view in tqdm(views, unit="picture", disable=len(views) < 2):
+    for view in tqdm(views, unit="image", disable=len(views) < 2):
         outputs = model(
             contract.images(contract.pixels(view[None])), training=False
         )
@@ -182,19 +181,19 @@ def _from_file(path, weights, classes):
     return _Network(lambda: model, classes, size, margin, beside.labels)
 
 
-def format_predictions(pictures, predictions):
+def format_predictions(images, predictions):
     """A plain-text table of what `predict` returns.
 
     Args:
-        pictures: The names of the pictures.
-        predictions: A list of `(label, score)` per picture.
+        images: The names of the images.
+        predictions: A list of `(label, score)` per image.
 
     Returns:
-        A string: a line with the picture's name, then a line per class.
+        A string: a line with the image's name, then a line per class.
     """
     lines = []
-    for picture, classes in zip(pictures, predictions, strict=True):
-        lines.append(str(picture))
+    for image, classes in zip(images, predictions, strict=True):
+        lines.append(str(image))
         lines.extend(
             f"  {score:7.2%}  {label}"  # 100.00% is the widest
             for label, score in classes

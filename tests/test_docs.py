@@ -94,7 +94,7 @@ def place(tmp_path, digits, monkeypatch, request):
     for split, count in (("train", 8), ("test", 2)):
         for channel, name in enumerate(("cat", "dog")):
             for index in range(count):
-                path = f"pictures/{split}/{name}/{index}.jpg"
+                path = f"images/{split}/{name}/{index}.jpg"
                 picture(tmp_path / path, channel)
     f0 = keras_nfnet.NFNet("F0", weights=None)
     keras_nfnet.weights.save(f0, tmp_path / "F0_haiku.npz")

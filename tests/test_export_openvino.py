@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import sys
 
 import keras
 import numpy as np
@@ -204,6 +205,19 @@ def test_other_layers_go_through_onnx(tmp_path):
     np.testing.assert_allclose(
         run(pixels(3)), outputs(model, pixels(3)), atol=1e-5
     )
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("package", ["onnx", "tf2onnx"])
+def test_other_layers_need_the_packages_of_onnx(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in ("onnx_target", "onnx_weights"):
+        monkeypatch.delitem(
+            sys.modules, f"keras_nfnet.export.{name}", raising=False
+        )
+    with pytest.raises(ValueError, match=rf"\({package} is missing\)"):
+        to_openvino(head_of_another_layer(), tmp_path / "a.xml")
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.skipif(

@@ -251,7 +251,7 @@ def an_export_of_other_outputs_is_refused(folder):
         found = comparison.compare(
             lambda pixels: np.full((len(pixels), 2), 0.5, "f4") * [[0.1, 1.9]],
             model,
-            comparison.pictures((32, 32)),
+            comparison.images((32, 32)),
             contract.contract_of(model),
         )
         comparison.report(

@@ -105,7 +105,7 @@ def test_predict_takes_a_keras_file_and_what_lies_beside_it(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pictures": []}, "`pictures`"),
+        ({"images": []}, "`images`"),
         ({"variant": "F9"}, "`variant` must be one of F0.*'F9'"),
         ({"variant": "gone.keras"}, "`variant` must be.*'gone.keras'"),
         ({"weights": None}, "`weights`.*Received: weights=None"),
@@ -113,7 +113,7 @@ def test_predict_takes_a_keras_file_and_what_lies_beside_it(
         ({"size": 0}, "`size`.*Received: size=0"),
         ({"labels": ["a", ""]}, "`labels`"),
         ({"labels": ["a"], "classes": 2}, "each of the 2 classes"),
-        ({"pictures": ["gone.jpg"]}, "gone.jpg"),
+        ({"images": ["gone.jpg"]}, "gone.jpg"),
     ],
 )
 def test_predict_refuses_bad_input_before_it_builds(
@@ -123,7 +123,7 @@ def test_predict_refuses_bad_input_before_it_builds(
         raise AssertionError("built")
 
     monkeypatch.setattr("keras_nfnet.models.nfnet.NFNet", build)
-    options = {"pictures": [pictures / "china.png"], **options}
+    options = {"images": [pictures / "china.png"], **options}
     with pytest.raises(ValueError, match=message):
         predict(**options)
 

@@ -71,6 +71,15 @@ def network(path, classes, channels=3):
     return str(path)
 
 
+def test_a_model_of_another_size_is_refused(pictures, tmp_path, capsys):
+    model = network(tmp_path / "model.keras", len(HOSTILE))
+    write_recipe(RECIPE(data=str(pictures)), tmp_path / "recipe.toml")
+    recipe = ["--recipe", str(tmp_path / "recipe.toml"), "--quiet"]
+    assert main(["evaluate", model, *recipe, "--set", "size=40"]) == 2
+    error = capsys.readouterr().err
+    assert "a model of (32, 32), and 40 pixels" in error
+
+
 @pytest.mark.parametrize("channels", [3, 1])
 def test_a_report_counts_what_the_model_says(
     channels, pictures, tmp_path, capsys

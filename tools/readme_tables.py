@@ -147,7 +147,7 @@ def speed():
     builds = build["builds"]
     body = [
         (
-            link("F0 at 256 px, one picture, ms", "export_speed"),
+            link("F0 at 256 px, one image, ms", "export_speed"),
             f"LiteRT {export('tflite float32')}, "
             f"ONNX Runtime {export('onnx float32')}, "
             f"SavedModel {export('saved_model float32')}",

@@ -200,7 +200,7 @@ def ratios(rounds, name, other, batch):
 
 
 def agreement(got, wanted):
-    """`(cosine, share of images with the same first class)` of logits.
+    """`(cosine, fraction of images with the same first class)` of logits.
 
     Numbers that are the same for all classes of an image do not count, as
     they do not in a softmax.

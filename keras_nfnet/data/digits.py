@@ -38,7 +38,7 @@ class NfDigits(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=(
-                "1797 handwritten digits of 43 people, grayscale pictures "
+                "1797 handwritten digits of 43 people, grayscale images "
                 "of 8 by 8 pixels with 17 levels of ink, as they ship with "
                 "scikit-learn (the test set of the UCI data set), encoded "
                 "as PNG."

@@ -94,7 +94,7 @@ def evaluation_view(
 
     Args:
         image: `(height, width, 3)`, RGB 0–255.
-        size: Side of the view in pixels, or `(height, width)`.
+        size: Side of the crop in pixels, or `(height, width)`.
         margin: Pixels to resize beyond `size`, or a crop fraction.
 
     Returns:
@@ -236,8 +236,8 @@ def _decode(encoded, limit):
     names = [*(name for name, _ in image_files.MARKS), image_files.UNKNOWN]
     # The last row is of no mark, which every file has.
     marks, masks = np.zeros((2, len(names), 16), np.uint8)
-    for row, (_, places) in enumerate(image_files.MARKS):
-        for at, mark in places:
+    for row, (_, bytes_at) in enumerate(image_files.MARKS):
+        for at, mark in bytes_at:
             marks[row, at : at + len(mark)] = list(mark)
             masks[row, at : at + len(mark)] = 255
     head = _File("", encoded, limit).bytes(0, 16)

@@ -6,8 +6,8 @@ given the same bytes. The first frame of a GIF or WebP is put into a file of
 its own, without other frames and what stands beside it.
 """
 
-# What is decoded, then what is only told by name: a format and the bytes at
-# places of the file's start by which it is known.
+# What is decoded, then what is only told by name: a format and the bytes
+# at the file's start by which it is known.
 MARKS = (
     ("JPEG", ((0, b"\xff\xd8\xff"),)),
     ("PNG", ((0, b"\x89PNG\r\n\x1a\n"),)),

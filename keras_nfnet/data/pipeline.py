@@ -84,7 +84,7 @@ def training_dataset(
 
     What a batch holds is a function of `seed` and its step alone: the order
     of a pass over the data follows from the seed and the number of the pass,
-    an example's augmentation from the seed and its place in the stream. So a
+    an example's augmentation from the seed and its position in the stream. So a
     run that resumes with `first_step` goes on as if it had not stopped. Of
     what it skips nothing is decoded; of a folder nothing is read, and of a
     TFDS data set at most what comes before in the files that are then read.
@@ -104,7 +104,7 @@ def training_dataset(
 
     An image that cannot be decoded is replaced by the next good one, of the
     fifteen that follow in the stream or in its file, under its own
-    augmentation: so all others keep their place.
+    augmentation: so all others keep their position.
 
     Args:
         name: A TFDS name or a folder, see `load_split`.
@@ -161,8 +161,8 @@ def training_dataset(
         for first in range(unit)
     )
 
-    def decoded(place, candidates, container):
-        seeds = tf.stack([tf.cast(seed, tf.int64), place])
+    def decoded(position, candidates, container):
+        seeds = tf.stack([tf.cast(seed, tf.int64), position])
 
         def view(candidate):
             encoded, label = source.read(candidate, container)
@@ -179,8 +179,8 @@ def training_dataset(
             list(each)
             for each in zip(*(decoded(*e) for e in examples), strict=True)
         )
-        place = examples[0][0]
-        seeds = tf.stack([tf.cast(seed, tf.int64), place])
+        position = examples[0][0]
+        seeds = tf.stack([tf.cast(seed, tf.int64), position])
         one_hot = tf.one_hot(labels, info.classes)
         image, label = images[0], one_hot[0]
         if augments:
@@ -188,7 +188,7 @@ def training_dataset(
                 images,
                 one_hot,
                 augment,
-                place % read * 2 < batch_size,
+                position % read * 2 < batch_size,
                 # `random_crop` draws from the seeds themselves.
                 tf.random.fold_in(seeds, 1),
             )

@@ -29,7 +29,7 @@ IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
 def channel_statistics(channels):
-    """Mean and deviation of images with any number of channels.
+    """Mean and standard deviation of images with any number of channels.
 
     Args:
         channels: Positive integer. 3 is RGB; 1 has the averages over RGB;
@@ -53,7 +53,7 @@ EVALUATION_MARGIN = 32
 
 
 def preprocess_input(x: Tensor, data_format: str | None = None) -> Tensor:
-    """Normalizes images by ImageNet's mean and deviation.
+    """Normalizes images by ImageNet's mean and standard deviation.
 
     One channel is normalized by the averages over RGB.
 
@@ -161,7 +161,7 @@ def evaluation_picture(
     image = ops.cast(array("image", image), "float32")
     if len(image.shape) != 3 or image.shape[-1] != 3:
         raise ValueError(
-            "`image` must be one RGB picture of shape (height, width, 3). "
+            "`image` must be one RGB image of shape (height, width, 3). "
             f"Received: image of shape {tuple(image.shape)}"
         )
     is_fraction = isinstance(margin, float)
@@ -232,7 +232,7 @@ def to_channels(images, channels):
     if channels != 1:
         raise ValueError(
             "`model` must take images of 1 or 3 channels to be given "
-            f"pictures. Received: a model of {channels} channels"
+            f"images. Received: a model of {channels} channels"
         )
     red, green, blue = (images[..., i : i + 1] for i in range(3))
     return 0.299 * red + 0.587 * green + 0.114 * blue

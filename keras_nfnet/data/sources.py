@@ -38,8 +38,8 @@ class Source:
             count: Images of each step that are needed.
 
         Returns:
-            A dataset of `(place, numbers, container)`. `place` is the image's
-            place in the whole stream, and `numbers` are its number and those
+            A dataset of `(position, numbers, container)`. `position` is that
+            of the image in the whole stream; `numbers` are its number and those
             of up to fifteen others that may replace it.
         """
         raise NotImplementedError
@@ -82,11 +82,11 @@ class FolderSource(Source):
         self._root = os.fsencode(os.path.join(home, ""))
 
     def stream(self, seed, batch, first_step, start, count):
-        def places(step):
+        def positions(step):
             return step * batch + start + tf.range(count, dtype=tf.int64)
 
-        def candidates(place):
-            each = place + tf.range(CANDIDATES, dtype=tf.int64)
+        def candidates(position):
+            each = position + tf.range(CANDIDATES, dtype=tf.int64)
             seeds = [tf.fill([CANDIDATES], tf.constant(seed, tf.int64))]
             seeds += [tf.zeros_like(each), each // self.info.examples]
             # The operation itself: index_shuffle takes no vector of seeds.
@@ -95,10 +95,10 @@ class FolderSource(Source):
                 seed=tf.stack(seeds, axis=1),
                 max_index=tf.constant(self.info.examples - 1, tf.int64),
             )
-            return place, numbers, _NO_CONTAINER
+            return position, numbers, _NO_CONTAINER
 
         steps = tf.data.Dataset.range(first_step, 2**62)
-        return steps.map(places).unbatch().map(candidates)
+        return steps.map(positions).unbatch().map(candidates)
 
     def read(self, number, container):
         image = tf.io.read_file(self._root + self._names[number])

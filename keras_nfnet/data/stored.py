@@ -102,7 +102,7 @@ class Order:
         Returns:
             Four vectors with one entry for each file: its number, the first
             and one past the last of its examples to take, counted in the
-            file's order of this pass, and the first one's place in the lane.
+            file's order of this pass, and the first one's position in the lane.
         """
         begins = self._before(number * self.examples)
         counts = self._before((number + 1) * self.examples) - begins
@@ -112,18 +112,18 @@ class Order:
         offsets = np.cumsum(lengths) - lengths
         first = np.maximum(start - offsets, 0)
         last = np.minimum(start + counts[lane] - offsets, lengths)
-        places = begins[lane] + offsets + first - start
+        positions = begins[lane] + offsets + first - start
         taken = first < last
-        taken &= places + last - first > first_step * self.block
-        return order[taken], first[taken], last[taken], places[taken]
+        taken &= positions + last - first > first_step * self.block
+        return order[taken], first[taken], last[taken], positions[taken]
 
     def within(self, number, file):
         """The order of a file's examples in a pass, as their numbers."""
         return permutation(self.lengths[file], self.seed, number, file + 1)
 
-    def _before(self, place):
-        """How many places before this one belong to each lane."""
-        steps, rest = divmod(place, self.batch)
+    def _before(self, position):
+        """How many positions before this one belong to each lane."""
+        steps, rest = divmod(position, self.batch)
         starts = np.arange(self.lanes) * self.block
         return steps * self.block + np.clip(rest - starts, 0, self.block)
 
@@ -213,8 +213,8 @@ class StoredSource(Source):
         # As TFDS names examples.
         _, path, first = container
         file = tf.strings.split(path, "/")[-1]
-        place = tf.strings.as_string(first + tf.cast(number, tf.int64))
-        return tf.strings.join([file, place], "__")
+        position = tf.strings.as_string(first + tf.cast(number, tf.int64))
+        return tf.strings.join([file, position], "__")
 
     def stream(self, seed, batch, first_step, start, count):
         file_bytes = tf.io.gfile.stat(self._paths[0]).length
@@ -235,34 +235,34 @@ class StoredSource(Source):
                     tuple(tf.unstack(files))
                 ).map(lambda *visit: (number, *visit))
 
-            def load(number, file, begin, end, place):
+            def load(number, file, begin, end, position):
                 records = self._open(paths[file]).skip(skips[file])
                 records = (
                     records.batch(lengths[file]).take(1).get_single_element()
                 )
-                # Places in the lane, and of these the ones asked for.
+                # Positions in the lane, and those of them that are asked for.
                 asked = tf.range(begin, end)
-                places = place + asked - begin
-                inside = places % order.block + lane * order.block
-                steps = places // order.block
+                positions = position + asked - begin
+                inside = positions % order.block + lane * order.block
+                steps = positions // order.block
                 wanted = (inside >= first) & (inside < first + run)
                 wanted &= steps >= first_step
                 asked = tf.boolean_mask(asked, wanted)
-                places = tf.boolean_mask(steps * batch + inside, wanted)
+                positions = tf.boolean_mask(steps * batch + inside, wanted)
                 within = _int64s(order.within, (None,), number, file)
-                return file, records, within, places, asked
+                return file, records, within, positions, asked
 
-            def examples(file, records, within, places, asked):
+            def examples(file, records, within, positions, asked):
                 container = (records, paths[file], skips[file])
 
-                def example(place, asked):
+                def example(position, asked):
                     others = asked + tf.range(CANDIDATES, dtype=tf.int64)
                     numbers = tf.gather(within, others % lengths[file])
-                    return place, numbers, container
+                    return position, numbers, container
 
-                return tf.data.Dataset.from_tensor_slices((places, asked)).map(
-                    example
-                )
+                return tf.data.Dataset.from_tensor_slices(
+                    (positions, asked)
+                ).map(example)
 
             passes = tf.data.Dataset.range(
                 first_step * batch // self.info.examples, 2**62

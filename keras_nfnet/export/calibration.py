@@ -1,4 +1,4 @@
-"""The pictures that int8 takes its ranges from."""
+"""The images that int8 takes its ranges from."""
 
 import os
 import warnings
@@ -10,11 +10,11 @@ from keras_nfnet.data.preprocessing import evaluation_picture
 from keras_nfnet.export.comparison import photographs
 from keras_nfnet.utils.arguments import refuse
 
-# Of a folder this many pictures are read, evenly over the sorted names.
+# Of a folder this many images are read, evenly over the sorted names.
 _MOST = 128
 # Normalized images stay below this, pixels do not.
 _LEAST = 8
-# Views of each sample photograph when no pictures are given.
+# Views of each sample photograph when no images are given.
 _VIEWS = 6
 
 
@@ -22,27 +22,27 @@ def calibration_pixels(calibration, size, margin, contract):
     """Float32 pixels 0–255 that stand for what will be classified.
 
     Args:
-        calibration: An array `(pictures, height, width, channels)` of 0–255,
-            a data set or generator of such pictures (of a pair the first),
-            the path of a folder of pictures (searched deeply, at most 128
-            of them are taken), or `None` for 12 views of the two
+        calibration: An array `(images, height, width, channels)` of 0–255,
+            a data set or generator of such images (of a pair the first),
+            the path of a folder of images (searched deeply, at most 128
+            of them are taken), or `None` for 12 crops of the two
             photographs that come with scikit-learn.
-        size: `(height, width)` that pictures are brought to by the paper's
+        size: `(height, width)` that images are brought to by the paper's
             evaluation preprocessing. An array is taken as it is.
         margin: Pixels to resize those of a folder beyond `size` before the
             centre crop.
         contract: The model's `Contract`.
 
     Returns:
-        A float32 array `(pictures, height, width, channels)`.
+        A float32 array `(images, height, width, channels)`.
 
     Raises:
-        ValueError: If `calibration` is none of these or holds no picture.
+        ValueError: If `calibration` is none of these or holds no image.
     """
     if calibration is None:
         warnings.warn(
-            "`calibration` is not given: the ranges of int8 come from views "
-            "of two photographs. Pictures like those to be classified, 100 "
+            "`calibration` is not given: the ranges of int8 come from crops "
+            "of two photographs. Images like those to be classified, 100 "
             "or so, give better ones.",
             stacklevel=4,
         )
@@ -57,9 +57,9 @@ def calibration_pixels(calibration, size, margin, contract):
         or pixels.dtype.kind not in "uif"
     ):
         raise ValueError(
-            "`calibration` must be pixels (pictures, height, width, "
+            "`calibration` must be pixels (images, height, width, "
             f"{contract.channels}), a data set of them, or a folder of "
-            f"pictures. Received: an array of shape {pixels.shape} and dtype "
+            f"images. Received: an array of shape {pixels.shape} and dtype "
             f"{pixels.dtype}"
         )
     # Bicubic interpolation can overshoot 0–255.
@@ -88,26 +88,27 @@ def _collected(calibration):
     except TypeError as error:
         expected = "pixels, a data set or a folder"
         refuse("calibration", calibration, expected, error)
-    pictures = []
+    images = []
     for batch in batches:
         # Of `(images, labels)` the images.
-        images = batch[0] if isinstance(batch, tuple | list) else batch
-        images = np.asarray(images)
-        pictures.extend(images if images.ndim == 4 else [images])
-        if len(pictures) >= _MOST:
+        if isinstance(batch, tuple | list):
+            batch = batch[0]
+        batch = np.asarray(batch)
+        images.extend(batch if batch.ndim == 4 else [batch])
+        if len(images) >= _MOST:
             break
-    shapes = sorted({picture.shape for picture in pictures})
+    shapes = sorted({image.shape for image in images})
     if len(shapes) > 1:
         raise ValueError(
-            "`calibration` must give pictures of one size. Received: "
+            "`calibration` must give images of one size. Received: "
             f"{shapes[:5]}"
         )
-    return np.asarray(pictures[:_MOST])
+    return np.asarray(images[:_MOST])
 
 
 def _folder(folder, size, margin):
     if not os.path.isdir(folder):
-        refuse("calibration", str(folder), "a folder of pictures that exists")
+        refuse("calibration", str(folder), "a folder of images that exists")
     files = sorted(
         os.path.join(where, name)
         for where, _, names in os.walk(folder)
@@ -115,26 +116,25 @@ def _folder(folder, size, margin):
         if not name.startswith(".")
     )
     if not files:
-        expected = "a folder of pictures, which must not be empty"
+        expected = "a folder of images, which must not be empty"
         refuse("calibration", str(folder), expected)
     step = max(1, len(files) // _MOST)
-    pictures, first = [], None
+    images, first = [], None
     for file in files[::step][:_MOST]:
         try:
-            picture = decode_picture(file)
+            image = decode_picture(file)
         except ValueError as error:
             first = first or error
             continue
-        pictures.append(evaluation_picture(picture, size, margin))
-    if not pictures:
+        images.append(evaluation_picture(image, size, margin))
+    if not images:
         raise first
     if first is not None:
         warnings.warn(
-            f"Of `calibration`, files that are no pictures are left out: "
-            f"{first}",
-            stacklevel=4,
+            f"Of `calibration`, files that are no images are left out: {first}",
+            stacklevel=5,
         )
-    return np.stack(pictures)
+    return np.stack(images)
 
 
 def _sample_views(size):

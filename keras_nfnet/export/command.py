@@ -57,17 +57,17 @@ def add_arguments(parser):
     parser.add_argument(
         "--calibration",
         metavar="FOLDER",
-        help="for int8: pictures like those to be classified, 100 or so",
+        help="for int8: images like those to be classified, 100 or so",
     )
     parser.add_argument(
         "--size",
         type=int,
-        help="side of the pictures in pixels (default: the model's)",
+        help="side of the images in pixels (default: the model's)",
     )
     parser.add_argument(
         "--margin",
         type=pixels_or_fraction,
-        help="pixels to resize pictures beyond the size before the centre is "
+        help="pixels to resize images beyond the size before the centre is "
         "cropped, or a crop fraction such as 0.9 (default: as the model was "
         "evaluated, or 32)",
     )
@@ -279,9 +279,9 @@ def verify(path, model, precision="float32", input_range=None):
         ) from error
     size = input_size(model) or comparison.DEFAULT_SIZE
     contract = contract_of(model, input_range)
-    pictures = comparison.pictures(size)
+    images = comparison.images(size)
     return comparison.report(
-        *comparison.compare(run, outputs, pictures, contract),
+        *comparison.compare(run, outputs, images, contract),
         model=model,
         path=path,
         target=path,

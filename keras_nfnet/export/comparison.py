@@ -15,7 +15,7 @@ from keras_nfnet.export.folding import fold
 from keras_nfnet.models.output import activation_of
 from keras_nfnet.utils.files import place
 
-# Height and width of the pictures for a model of any resolution that names
+# Height and width of the images for a model of any resolution that names
 # no variant: F0's test size.
 DEFAULT_SIZE = (256, 256)
 # Largest difference over the largest output. Float16 keeps 11 bits,
@@ -35,17 +35,17 @@ class ExportReport:
         path: The file or directory written.
         size: Its bytes, all files together.
         largest_difference: Largest absolute difference of an output.
-        top1_agreement: Fraction of the pictures with the same best class.
-        pictures: Number of pictures compared.
+        top1_agreement: Fraction of the images with the same best class.
+        pictures: Number of images compared.
         seconds_per_picture: Of the export, alone in its batch, on this
             machine. Of an ONNX file as it lies: ONNX Runtime is up to twice
             as fast where it may store the kernels once more, in a layout of
             its own, as it does by default.
         input_size: `(height, width)` in pixels of the comparison, and of
-            what encoded pictures are brought to.
+            what encoded images are brought to.
         precision: Of the weights: `"float32"`, `"float16"`,
             `"dynamic_int8"` or `"int8"`.
-        cosine: Cosine of the outputs and the model's, all pictures together.
+        cosine: Cosine of the outputs and the model's, all images together.
         float_layers: Names of the layers that an int8 export for OpenVINO
             left in float, since they cost too much agreement.
 
@@ -72,11 +72,11 @@ class ExportReport:
     def __str__(self):
         return (
             f"{self.path}: {self.precision}, {self.size / 1e6:.1f} MB; "
-            f"{self.pictures} pictures of {self.input_size[0]}x"
+            f"{self.pictures} images of {self.input_size[0]}x"
             f"{self.input_size[1]} px: largest difference "
             f"{self.largest_difference:.1e}, cosine {self.cosine:.6f}, top-1 "
             f"agreement {self.top1_agreement:.0%}, "
-            f"{self.seconds_per_picture:.4f} s per picture"
+            f"{self.seconds_per_picture:.4f} s per image"
             + "; in float: " * bool(self.float_layers)
             + ", ".join(self.float_layers)
         )
@@ -89,8 +89,8 @@ def photographs():
     return load_sample_images().images
 
 
-def pictures(size):
-    """Four uint8 pictures of a size: two real, one smooth, one noise.
+def images(size):
+    """Four uint8 images of a size: two real, one smooth, one noise.
 
     Args:
         size: `(height, width)` in pixels.
@@ -141,7 +141,7 @@ def checked_fold(model, contract, size):
         ValueError: If the outputs differ by more than the bound of float32.
     """
     folded, reference = fold(model, "float32"), in_float32(model)
-    pixels = contract.pixels(np.asarray(pictures(size), "float32"))
+    pixels = contract.pixels(np.asarray(images(size), "float32"))
     got = expected(folded, pixels, contract)
     for name, wanted in expected(reference, pixels, contract).items():
         _compared(
@@ -184,7 +184,7 @@ def is_half(model):
 
 
 def compare(run, outputs, pixels, contract):
-    """Runs an export and its model on one picture, then on the others.
+    """Runs an export and its model on one image, then on the others.
 
     Args:
         run: Function of float32 pixels `(batch, height, width, channels)`.
@@ -194,7 +194,7 @@ def compare(run, outputs, pixels, contract):
 
     Returns:
         Outputs of `run` and of the model, `{name: array}`, and the seconds
-        `run` took for the first picture, when it was warm.
+        `run` took for the first image, when it was warm.
     """
     pixels = contract.pixels(np.asarray(pixels, "float32"))
     batches = (pixels[:1], pixels[1:])
@@ -220,12 +220,12 @@ def report(got, wanted, seconds, *, model, path, target, precision, size):
     Args:
         got: Outputs of the export, `{name: array}`.
         wanted: The model's.
-        seconds: Per picture.
+        seconds: Per image.
         model: The Keras model.
         path: Where the export is now.
         target: Where it will be moved to.
         precision: As in `ExportReport`.
-        size: `(height, width)` of the pictures.
+        size: `(height, width)` of the images.
 
     Returns:
         An `ExportReport`.
@@ -285,7 +285,7 @@ def _compared(name, got, wanted, model, precision, what=None):
         raise ValueError(
             f"The {what} must give outputs of a cosine of at "
             f"least {_COSINE} with the model's. Received: {cosine:.4f} in "
-            f"{name!r}; nothing was written. Calibrate with pictures like "
+            f"{name!r}; nothing was written. Calibrate with images like "
             "those to be classified, or take a wider precision"
         )
     return difference, cosine
@@ -301,7 +301,7 @@ def cosine_of(got, wanted):
 
 
 def _best(outputs, model):
-    """The best class of each picture."""
+    """The best class of each image."""
     if outputs.shape[-1] > 1 or len(model.outputs) > 1:
         return outputs.argmax(axis=-1)
     # One unit tells two classes apart.

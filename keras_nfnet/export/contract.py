@@ -64,7 +64,7 @@ class Contract:
 
     @property
     def statistics(self):
-        """Float32 mean and deviation per channel, `None` to normalize none."""
+        """Float32 mean and standard deviation per channel, or `None`."""
         if self.input_range == "imagenet":
             return np.float32(channel_statistics(self.channels))
         return None
@@ -92,16 +92,16 @@ class Contract:
             images = images * deviation + mean
         return images
 
-    def pixels(self, pictures):
-        """RGB pictures with the model's channels.
+    def pixels(self, images):
+        """RGB images with the model's channels.
 
         Args:
-            pictures: Array `(batch, height, width, 3)`, 0–255.
+            images: Array `(batch, height, width, 3)`, 0–255.
         """
         if self.channels in (1, 3):
-            return to_channels(pictures, self.channels)
+            return to_channels(images, self.channels)
         times = -(-self.channels // 3)
-        return np.tile(pictures, (1, 1, 1, times))[..., : self.channels]
+        return np.tile(images, (1, 1, 1, times))[..., : self.channels]
 
 
 def contract_of(model, input_range=None):

@@ -49,7 +49,7 @@ def to_onnx(
     `labels.txt` and `preprocessing.json`.
 
     The model is folded, written beside `path`, run by ONNX Runtime on real
-    and random pictures, compared, and only then moved to `path`. An NFNet
+    and random images, compared, and only then moved to `path`. An NFNet
     is written operator by operator; a network with other layers around it
     is converted by tf2onnx, which needs the TensorFlow backend.
 
@@ -60,7 +60,7 @@ def to_onnx(
         precision: `"float32"`; `"float16"` (weights of half the size,
             widened when the file is loaded: the speed and memory of
             float32); `"int8"` (weights and activations of 8 bits).
-        calibration: For `"int8"`, as for `to_tflite`: pixels `(pictures,
+        calibration: For `"int8"`, as for `to_tflite`: pixels `(images,
             height, width, 3)` of 0–255, or a folder.
         labels: As for `to_saved_model`.
         size: Side in pixels or `(height, width)`, as for `to_tflite`.
@@ -79,7 +79,7 @@ def to_onnx(
 
     Raises:
         ValueError: If the model has NaN weights, is too large for one file
-            (2 GB), an argument does not fit, the place cannot be written,
+            (2 GB), an argument does not fit, the path cannot be written,
             or the file does not give the model's outputs. Then what was
             there is unchanged.
         RuntimeError: If ONNX or ONNX Runtime is not installed.
@@ -111,7 +111,7 @@ def to_onnx(
         "opset", OPSET if opset is None else opset, OLDEST_OPSET, newest
     )
     folded, calibration = export.prepared(calibration)
-    content, values = _onnx_model(folded, export.contract, opset)
+    content, values = onnx_model(folded, export.contract, opset)
     for name, text in export.texts().items():
         content.metadata_props.add(key=name, value=text)
     with staged(path) as new:
@@ -159,10 +159,11 @@ def runner(path, threads=0, layouts=True):
     return run
 
 
-def _onnx_model(folded, contract, opset):
+def onnx_model(folded, contract, opset=None):
     """An `onnx.ModelProto` without its constants, and those by name."""
-    from keras_nfnet.export.onnx_target import OnnxTarget
+    from keras_nfnet.export.onnx_target import OPSET, OnnxTarget
 
+    opset = opset or OPSET
     target = OnnxTarget(opset)
     try:
         outputs = named(lower(folded, target, target.images(contract)))

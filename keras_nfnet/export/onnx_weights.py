@@ -98,13 +98,13 @@ def quantize(path, calibration):
 
     Args:
         path: The file, of float32.
-        calibration: Float32 pixels `(pictures, height, width, 3)`.
+        calibration: Float32 pixels `(images, height, width, 3)`.
     """
     from onnxruntime import quantization
 
-    left = ({"images": picture[None]} for picture in calibration)
+    left = ({"images": image[None]} for image in calibration)
 
-    class Pictures(quantization.CalibrationDataReader):
+    class Images(quantization.CalibrationDataReader):
         def get_next(self):
             return next(left, None)
 
@@ -116,7 +116,7 @@ def quantize(path, calibration):
             quantization.quantize_static(
                 path,
                 quantized,
-                Pictures(),
+                Images(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Gemm"],
                 per_channel=True,

@@ -29,7 +29,7 @@ from keras_nfnet.utils.types import (
 
 ENDING = ".xml"
 PRECISIONS = ("float32", "float16", "int8")
-# Least cosine of int8, and on how many pictures it is measured.
+# Least cosine of int8, and on how many images it is measured.
 _COSINE = 0.999
 _JUDGED = 16
 
@@ -57,7 +57,7 @@ def to_openvino(
     "labels.txt"])`.
 
     The model is folded, written beside `path`, run by OpenVINO on real and
-    random pictures, compared, and only then moved to `path`, both files or
+    random images, compared, and only then moved to `path`, both files or
     none. An NFNet is written operation by operation; a network with other
     layers around it goes through `to_onnx`.
 
@@ -71,7 +71,7 @@ def to_openvino(
             beside it, in `"nfnet.bin"`.
         precision: `"float32"`; `"float16"` (weights of half the size);
             `"int8"` (weights and activations of 8 bits, by NNCF).
-        calibration: For `"int8"`, as for `to_tflite`: pixels `(pictures,
+        calibration: For `"int8"`, as for `to_tflite`: pixels `(images,
             height, width, channels)` of 0–255, or a folder.
         labels: As for `to_saved_model`.
         size: Side in pixels or `(height, width)`, as for `to_tflite`.
@@ -90,7 +90,7 @@ def to_openvino(
 
     Raises:
         ValueError: If the model has NaN weights, an argument does not fit,
-            the place cannot be written, a layer cannot be converted, or the
+            the path cannot be written, a layer cannot be converted, or the
             files do not give the model's outputs. Then what was there is
             unchanged.
         RuntimeError: If OpenVINO, or for `"int8"` NNCF, is not installed.
@@ -173,36 +173,31 @@ def _openvino_model(folded, export):
     try:
         outputs = lower(folded, target, target.images(export.contract))
     except UnknownOperation as error:
-        return _through_onnx(export, error)
+        return _through_onnx(folded, export.contract, error)
     return target.model(named(outputs))
 
 
-def _through_onnx(export, reason):
+def _through_onnx(folded, contract, reason):
     """Converts a network with layers that the package does not know."""
     import openvino
 
-    try:
-        from keras_nfnet.export.onnx_file import to_onnx
+    from keras_nfnet.export.onnx_file import onnx_model
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "model.onnx")
-            to_onnx(
-                export.model,
-                path,
-                labels=export.labels,
-                size=export.size,
-                margin=export.margin,
-                input_range=export.contract.input_range,
-            )
-            with open(path, "rb") as file:
-                content = file.read()
+    try:
+        from keras_nfnet.export import onnx_weights
+
+        content, values = onnx_model(folded, contract)
     except ModuleNotFoundError as error:
         raise ValueError(
             "`model` must be an NFNet with a head of known layers; others go "
             "through ONNX, which needs `pip install keras-nfnet[export]` "
             f"({error.name} is missing). Received: {reason}"
         ) from reason
-    return openvino.Core().read_model(content)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.onnx")
+        onnx_weights.write(content, values, path)
+        with open(path, "rb") as file:
+            return openvino.Core().read_model(file.read())
 
 
 def _quantized(model, calibration):
@@ -210,9 +205,9 @@ def _quantized(model, calibration):
 
     Weights per output channel and signed, activations per tensor: with a
     zero point where they have both signs. Their ranges are those of least
-    squared error over all pictures. NNCF's default is the mean of each
-    picture's range, which cuts off what single pictures have beyond it (F0's
-    logits on other pictures: a cosine of 0.9987 with the float ones, 0.9994
+    squared error over all images. NNCF's default is the mean of each
+    image's range, which cuts off what single images have beyond it (F0's
+    logits on other images: a cosine of 0.9987 with the float ones, 0.9994
     by histograms). Below a cosine of 0.999 on `calibration` NNCF ranks the
     layers by what they cost, and leaves the worst in float until it is
     reached. Of a network that came through ONNX it leaves the gates of
@@ -220,7 +215,7 @@ def _quantized(model, calibration):
 
     Args:
         model: A float32 `openvino.Model`.
-        calibration: Float32 pixels `(pictures, height, width, channels)`.
+        calibration: Float32 pixels `(images, height, width, channels)`.
 
     Returns:
         The model, and the names of the layers that are left in float.
@@ -229,9 +224,9 @@ def _quantized(model, calibration):
     from nncf.quantization import range_estimator
 
     ranges = range_estimator.RangeEstimatorParametersSet.HISTOGRAM
-    pictures = [picture[None] for picture in calibration]
-    dataset, mixed = nncf.Dataset(pictures), nncf.QuantizationPreset.MIXED
-    options = {"preset": mixed, "subset_size": len(pictures)}
+    images = [image[None] for image in calibration]
+    dataset, mixed = nncf.Dataset(images), nncf.QuantizationPreset.MIXED
+    options = {"preset": mixed, "subset_size": len(images)}
     # The control takes its parameters under another name.
     advanced = nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=ranges
@@ -241,7 +236,7 @@ def _quantized(model, calibration):
             model, dataset, advanced_parameters=advanced, **options
         )
         kept = ()
-        judged = _judged(model, pictures[:_JUDGED])
+        judged = _judged(model, images[:_JUDGED])
         if _cosine(_compiled(result), judged)[0] < _COSINE:
             before = _quantized_layers(result)
             restorer = nncf.AdvancedAccuracyRestorerParameters(
@@ -268,19 +263,19 @@ def _quantized(model, calibration):
     return result, kept
 
 
-def _outputs(compiled, picture):
-    return [np.float64(value).ravel() for value in compiled(picture).values()]
+def _outputs(compiled, image):
+    return [np.float64(value).ravel() for value in compiled(image).values()]
 
 
-def _judged(model, pictures):
-    """`[(picture, outputs)]` of the float model."""
+def _judged(model, images):
+    """`[(image, outputs)]` of the float model."""
     compiled = _compiled(model)
-    return [(picture, _outputs(compiled, picture)) for picture in pictures]
+    return [(image, _outputs(compiled, image)) for image in images]
 
 
 def _cosine(compiled, judged):
-    """Least cosine of an output, all pictures together; and of each picture."""
-    got = [_outputs(compiled, picture) for picture, _ in judged]
+    """Least cosine of an output, all images together; and of each image."""
+    got = [_outputs(compiled, image) for image, _ in judged]
     wanted = [outputs for _, outputs in judged]
     together = (
         map(np.concatenate, zip(*outputs, strict=True))

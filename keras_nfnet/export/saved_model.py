@@ -1,4 +1,4 @@
-"""SavedModels that take pixels or encoded pictures. TensorFlow only."""
+"""SavedModels that take pixels or encoded images. TensorFlow only."""
 
 import gc
 import os
@@ -82,12 +82,12 @@ def to_saved_model(
         labels: One name per class, or the path of a text file with one name
             a line. Default: ImageNet's names for 1000 classes, else the
             classes' numbers. Stored in `assets/labels.txt`.
-        size: Side in pixels that encoded pictures are brought to, or
+        size: Side in pixels that encoded images are brought to, or
             `(height, width)`. Default: the model's fixed size, or the test
             size of its variant.
-        margin: Pixels to resize encoded pictures beyond `size` before the
+        margin: Pixels to resize encoded images beyond `size` before the
             centre crop, an integer, 0 or more; or a crop fraction, a float
-            in (0, 1], of the picture with its shorter side resized. Default:
+            in (0, 1], of the image with its shorter side resized. Default:
             as the variant was evaluated, else 32.
         overwrite: Whether a SavedModel that is there is replaced.
         progress: Function that is told each step as it begins, such as
@@ -105,7 +105,7 @@ def to_saved_model(
 
     Raises:
         ValueError: If the model is no classifier or has NaN weights, an
-            argument does not fit, the place cannot be written, or the
+            argument does not fit, the path cannot be written, or the
             SavedModel does not give the model's outputs. Then what was
             there is unchanged.
         RuntimeError: On another Keras backend than TensorFlow.
@@ -132,7 +132,7 @@ def to_saved_model(
         size = comparison.DEFAULT_SIZE
         warnings.warn(
             f"The model takes any resolution and `size` is not given; encoded "
-            f"pictures are brought to {size[0]} pixels.",
+            f"images are brought to {size[0]} pixels.",
             stacklevel=2,
         )
     margin = view_margin(model, margin)
@@ -157,7 +157,7 @@ def to_saved_model(
             try:
                 tf.saved_model.save(module, path, signatures=signatures)
                 serving_module.write_warm_up(
-                    path, comparison.pictures(size)[0], contract, signatures
+                    path, comparison.images(size)[0], contract, signatures
                 )
             except tf.errors.OpError as error:
                 raise OSError(error.message) from error
@@ -273,7 +273,7 @@ def _compared(export, path, answers):
     size, contract = export.size, export.contract
     outputs = answering(export.reference, answers)
     run = runner(path)
-    samples = comparison.pictures(size)
+    samples = comparison.images(size)
     got, wanted, seconds = comparison.compare(run, outputs, samples, contract)
     if "serve_bytes" in run.loaded.signatures:
         encoded = [tf.io.encode_jpeg(samples[0]), tf.io.encode_png(samples[1])]
@@ -281,8 +281,8 @@ def _compared(export, path, answers):
             image_bytes=tf.stack(encoded)
         )
         views = [
-            graph.evaluation_view(graph.decode(picture), size, export.margin)
-            for picture in encoded
+            graph.evaluation_view(graph.decode(image), size, export.margin)
+            for image in encoded
         ]
         images = contract.images(contract.pixels(tf.stack(views)))
         for name, view in outputs(images, False).items():

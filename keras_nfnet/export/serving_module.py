@@ -50,7 +50,7 @@ def serving_signatures(model, export, answers, scratch):
         module.labels = tf.lookup.StaticHashTable(lookup, default_value="")
 
     def answered(images):
-        # An empty batch becomes one black picture and is cut again:
+        # An empty batch becomes one black image and is cut again:
         # TensorFlow 2.21's oneDNN convolutions fail on it.
         count = tf.shape(images)[0]
         missing = tf.maximum(1 - count, 0)
@@ -85,7 +85,7 @@ def serving_signatures(model, export, answers, scratch):
 
     module.serve_images = serve_images
     signatures = {"serving_default": serve_images.get_concrete_function()}
-    # Of other numbers of channels there are no encoded pictures.
+    # Of other numbers of channels there are no encoded images.
     if contract.channels in (1, 3):
         module.serve_bytes = serve_bytes
         signatures["serve_bytes"] = serve_bytes.get_concrete_function()
@@ -113,17 +113,17 @@ def _refuse_compiled(graph):
             )
 
 
-def write_warm_up(directory, picture, contract, signatures):
+def write_warm_up(directory, image, contract, signatures):
     """Adds one request of each signature to a SavedModel.
 
     Args:
         directory: Of the SavedModel.
-        picture: uint8 `(height, width, 3)`.
+        image: uint8 `(height, width, 3)`.
         contract: The model's `Contract`.
         signatures: Names of the signatures.
     """
-    pixels = contract.pixels(picture[None].astype("float32"))
-    encoded = tf.io.encode_jpeg(picture)[None]
+    pixels = contract.pixels(image[None].astype("float32"))
+    encoded = tf.io.encode_jpeg(image)[None]
     path = os.path.join(directory, WARM_UP_FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tf.io.TFRecordWriter(path) as file:

@@ -92,7 +92,7 @@ class Export:
             ValueError: If the file differs by more than its bound.
         """
         self.say("running and comparing")
-        samples = comparison.pictures(self.size)
+        samples = comparison.images(self.size)
         found = comparison.compare(
             runner(new), self.reference, samples, self.contract
         )

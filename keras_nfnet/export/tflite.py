@@ -60,7 +60,7 @@ def to_tflite(
     no metadata.
 
     The model is folded, written beside `path`, run by LiteRT on real and
-    random pictures, compared, and only then moved to `path`.
+    random images, compared, and only then moved to `path`.
 
     Args:
         model: A functional or sequential Keras model with one input of
@@ -72,16 +72,16 @@ def to_tflite(
             calibration); `"int8"` (activations of 8 bits too, for
             accelerators of integers; probabilities come in steps of 1/256,
             so take logits where many classes share them).
-        calibration: For `"int8"`: pixels `(pictures, height, width, 3)`, RGB
-            0–255, or a folder of pictures like those to be classified.
-            Default: 12 views of two photographs, with a warning.
+        calibration: For `"int8"`: pixels `(images, height, width, 3)`, RGB
+            0–255, or a folder of images like those to be classified.
+            Default: 12 crops of two photographs, with a warning.
         labels: As for `to_saved_model`.
         size: Side in pixels of the images, or `(height, width)`: the file
             takes this size alone. Default: what the model takes; any size
             that it leaves open stays open, and is described, calibrated and
             compared at that of its variant.
         margin: Pixels or a crop fraction, as for `to_saved_model`: of the
-            pictures of a calibration folder, and in the description.
+            images of a calibration folder, and in the description.
         overwrite: Whether a file that is there is replaced.
         progress: Function that is told each step as it begins, such as
             `print`.
@@ -95,7 +95,7 @@ def to_tflite(
 
     Raises:
         ValueError: If the model has NaN weights, an argument does not fit,
-            the place cannot be written, or the file does not give the
+            the path cannot be written, or the file does not give the
             model's outputs. Then what was there is unchanged.
         RuntimeError: On another Keras backend than TensorFlow, or if
             LiteRT is not installed.
@@ -220,7 +220,7 @@ def _convert(folded, contract, precision, constant, sides, calibration=None):
         converter.target_spec.supported_types = [tf.float16]
     if precision == "int8":
         converter.representative_dataset = lambda: (
-            [picture[None]] for picture in calibration
+            [image[None]] for image in calibration
         )
     try:
         with _quiet():

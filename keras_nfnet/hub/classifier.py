@@ -23,7 +23,7 @@ from keras_nfnet.utils.arguments import refuse
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
 class NFNetImageConverter(keras_hub.layers.ImageConverter):
-    """The evaluation view of images, normalized.
+    """The center crop for evaluation, normalized.
 
     It is `keras_nfnet.data.evaluation_picture` and then
     `keras_nfnet.preprocess_input`, also in `tf.data` and TensorFlow graphs.
@@ -33,7 +33,7 @@ class NFNetImageConverter(keras_hub.layers.ImageConverter):
     up, and bicubic overshoots are not clipped, as with DeepMind.
 
     Args:
-        image_size: Side of the view in pixels, or `(height, width)`; `None`
+        image_size: Side of the crop in pixels, or `(height, width)`; `None`
             for images as they are, which are then only normalized.
         margin: Pixels to resize beyond `image_size` before the centre crop
             (DeepMind's evaluation), or a crop fraction, a float in (0, 1]

@@ -82,7 +82,7 @@ class SqueezeExcite(keras.layers.Layer):
         self.built = True
 
     def _dense(self, index, units, activation, name):
-        # Truncated normal of deviation 1/sqrt(fan-in): haiku's Linear.
+        # Truncated normal of variance 1 / fan-in: haiku's Linear.
         return keras.layers.Dense(
             units,
             activation=activation,

@@ -107,13 +107,13 @@ def _can_draw_in_background():
 
 @keras.saving.register_keras_serializable(package="keras_nfnet")
 class ScaledNormal(keras.initializers.Initializer):
-    """A normal distribution of given deviation, or of 1/sqrt(fan-in).
+    """A normal distribution of variance `stddev**2`, or of 1 / fan-in.
 
     Args:
         stddev: Standard deviation, or `None` for 1/sqrt(fan-in), where the
             fan-in is the product of all sides of the shape but the last.
-        truncated: Whether to redraw values beyond two deviations. As in
-            haiku's `TruncatedNormal`, the deviation is that before
+        truncated: Whether to redraw values beyond two standard deviations.
+            As in haiku's `TruncatedNormal`, `stddev` is that before
             truncation.
         seed: Integer, or `None` for a new one from Python's generator,
             which `keras.utils.set_random_seed` seeds.

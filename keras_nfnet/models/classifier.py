@@ -85,7 +85,7 @@ class NFNetModel(NotRecomputed, TrainingStep, keras.Model):
             *args: As for `keras.Model.compile`.
             sam_rho: Radius of SAM, above 0; `None` for no SAM. SAM takes two
                 gradients a step, and twice the time.
-            sam_fraction: The share of each batch, in (0, 1], on which SAM's
+            sam_fraction: The fraction of each batch, in (0, 1], on which SAM's
                 first gradient, the ascent, is taken: evenly spread examples,
                 at least one, of each replica's part. The step then takes
                 about `1 + sam_fraction` of the time. Below 1 the loss and

@@ -92,7 +92,7 @@ class StatefulStep(AnyStep):
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _gradients_at(self, values, x, y, sample_weight):
-        """One pass, with `values` in the place of the trainable variables.
+        """One pass, with `values` in place of the trainable variables.
 
         Returns:
             `(loss, predictions, updates of other variables)`, and the
@@ -278,10 +278,10 @@ def share_of(data, fraction, parts=1):
 
     Args:
         data: Tensors, in any structure, whose first axis is the batch.
-        fraction: The share of the examples, in (0, 1]; rounded, and at
+        fraction: The fraction of the examples, in (0, 1]; rounded, and at
             least one.
         parts: Parts of the batch that lie on devices of their own; each
-            gives its share. A batch that they do not divide is one part.
+            gives its fraction. A batch that they do not divide is one part.
 
     Returns:
         `data` with a shorter first axis.

@@ -49,7 +49,7 @@ def add_commands(commands, command):
     evaluate.add_argument(
         "--batch-size",
         type=int,
-        help="pictures of one batch (default: 64 for each device)",
+        help="images of one batch (default: 64 for each device)",
     )
     evaluate.add_argument(
         "--ema",

@@ -206,6 +206,13 @@ def evaluate_source(
                 f"The model must have the classes of the data "
                 f"({info.classes}). Received: {model.output_shape[-1]} classes"
             )
+        size = recipe.test_size or recipe.size
+        if any(side not in (None, size) for side in model.input_shape[1:3]):
+            raise ValueError(
+                "The model must take images of the recipe's size. Received: "
+                f"a model of {model.input_shape[1:3]}, and {size} pixels "
+                "(`test_size`, else `size`)"
+            )
         contract = contract_of(model, input_range)
         findings = None if report is None else Findings(contract.pixels_of)
         values = Evaluation(model, engine, batch_size)(

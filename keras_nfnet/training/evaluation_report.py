@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_nfnet.training.report import (
     element,
-    picture,
+    image,
     table,
     write_page,
 )
@@ -134,9 +134,9 @@ def _matrix(matrix, names):
     for i, (row, name) in enumerate(zip(matrix, names, strict=True)):
         cells = []
         for j, count in enumerate(row):
-            share = count / max(1, row.sum())
+            fraction = count / max(1, row.sum())
             colour = "70, 130, 200" if i == j else "220, 80, 60"
-            style = f"background: rgba({colour}, {0.8 * share:.2f})"
+            style = f"background: rgba({colour}, {0.8 * fraction:.2f})"
             cells.append(
                 element("td", f"{count:,}", class_="number", style=style)
             )
@@ -160,8 +160,8 @@ def _pairs(matrix, names):
         if wrong[i, j]
     ]
     if not rows:
-        return element("p", "No picture was taken for another class.")
-    header = ("is", "taken for", "pictures", "of the class")
+        return element("p", "No image was taken for another class.")
+    header = ("is", "taken for", "images", "of the class")
     return table(rows, header)
 
 
@@ -170,7 +170,7 @@ def _worst(errors, names, files):
         return element("p", "There is none.")
     cards = []
     for index, true, predicted, of_true, of_predicted, png in errors:
-        file = files[index] if files else f"picture {index + 1:,}"
+        file = files[index] if files else f"image {index + 1:,}"
         lines = (
             ("is", names[true], of_true),
             ("predicted", names[predicted], of_predicted),
@@ -186,7 +186,7 @@ def _worst(errors, names, files):
         cards.append(
             element(
                 "figure",
-                picture(png, f"{names[true]}, taken for {names[predicted]}"),
+                image(png, f"{names[true]}, taken for {names[predicted]}"),
                 element("figcaption", *text, element("div", file, dir="auto")),
             )
         )
@@ -202,5 +202,5 @@ def _classes(matrix, names):
         text = f"{100 * accuracy:.2f}%" if count else "–"
         rows.append((accuracy, (name, count, int(right), text)))
     rows.sort(key=lambda row: row[0])
-    header = ("class", "pictures", "right", "accuracy")
+    header = ("class", "images", "right", "accuracy")
     return table([row for _, row in rows], header)

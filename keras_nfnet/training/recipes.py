@@ -84,7 +84,7 @@ held-out digits, on 2 CPU cores.
     keras-nfnet demo          # with export and prediction
 """
 _FINE_TUNE = """\
-Fine-tuning: a pre-trained F1 on pictures of your own.
+Fine-tuning: a pre-trained F1 on images of your own.
 
 The published values of F1, a new classifier, a higher resolution than
 they were trained at (its test size), a rate ten times lower and no
@@ -96,7 +96,7 @@ values.
 
     tfds build oxford_flowers102
     keras-nfnet train fine_tune
-    keras-nfnet train fine_tune --set data=pictures/ --set classes=5
+    keras-nfnet train fine_tune --set data=images/ --set classes=5
 
 Reference: arXiv:2102.06171, section 6.2.
 """

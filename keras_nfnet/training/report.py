@@ -93,8 +93,8 @@ def _cell(value):
     return element("td", value, dir="auto")
 
 
-def picture(png, text):
-    """An embedded picture.
+def image(png, text):
+    """An embedded image.
 
     Args:
         png: Its bytes.
@@ -152,7 +152,7 @@ def write_run_report(path, recipe, history, curves, summary, signal=None):
     parts = [element("p", f"Epoch {epochs:,} of {recipe.epochs:,}.")]
     if summary is not None:
         parts.append(table(_results(summary)))
-    parts += [element("h2", "Training"), picture(curves, "Training curves")]
+    parts += [element("h2", "Training"), image(curves, "Training curves")]
     if signal is not None:
         parts += [
             element("h2", "Signal propagation"),
@@ -162,7 +162,7 @@ def write_run_report(path, recipe, history, curves, summary, signal=None):
                 "block; expected is what the analysis says of a network "
                 "before training.",
             ),
-            picture(png_of(signal.plot()), "Signal propagation"),
+            image(png_of(signal.plot()), "Signal propagation"),
         ]
     rows = [
         (epoch, *("–" if v is None else f"{v:.4g}" for v in values))

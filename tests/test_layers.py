@@ -365,6 +365,38 @@ def test_gains_of_the_authors_are_one_over_the_deviation(name):
     )
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_silu_is_kerass_in_graphs_too(dtype):
+    import tensorflow as tf
+
+    def value_and_gradient(function):
+        def run(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = function(x)
+            assert y.shape == x.shape
+            return y, tape.gradient(y, x)
+
+        return run
+
+    function = ACTIVATIONS["silu"][0]
+    x = tf.cast(tf.linspace([-9.0, -1.0], [0.0, 9.0], 64), dtype)
+    expected = value_and_gradient(keras.activations.silu)(x)
+    spec = tf.TensorSpec((None, 2), dtype)
+    for compiled in (False, True):
+        graph = tf.function(
+            value_and_gradient(function), [spec], jit_compile=compiled
+        )
+        for a, b in zip(graph(x), expected, strict=True):
+            np.testing.assert_allclose(
+                tf.cast(a, tf.float32),
+                tf.cast(b, tf.float32),
+                rtol=1e-6 if dtype == "float32" else 2e-2,
+                atol=1e-6 if dtype == "float32" else 1e-2,
+            )
+
+
 def test_gelu_is_the_tanh_form_and_leaky_relu_has_slope_one_hundredth():
     x = np.float32([-2.0, -0.5, 0.3, 1.7])
     tanh = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))

@@ -326,9 +326,11 @@ def test_a_compiled_model_is_saved_and_trains_on_alike(tiny, tmp_path):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("sam_rho", [None, 0.05])
-@pytest.mark.parametrize("of_dataset", [False, True])
+@pytest.mark.parametrize(
+    ("of_dataset", "activation"), [(False, "silu"), (True, "gelu")]
+)
 def test_a_step_is_traced_once_and_its_graph_is_freed(
-    sam_rho, of_dataset, tiny, monkeypatch
+    sam_rho, of_dataset, activation, monkeypatch
 ):
     """In a loop over settings each model kept 100 MB, and began twice."""
     import tensorflow as tf
@@ -340,7 +342,12 @@ def test_a_step_is_traced_once_and_its_graph_is_freed(
         return step(self, data)
 
     monkeypatch.setattr(NFNetModel, "train_step", traced)
-    model = tiny()
+    config = keras_nfnet.NFNetConfig(
+        (16, 32), (1, 1), group_width=8, activation=activation
+    )
+    model = keras_nfnet.NFNet(
+        config, weights=None, classes=10, input_shape=(32, 32, 3)
+    )
     optimizer = SGDAGC(0.1, ema_decay=0.9)
     model.compile(optimizer, metrics=["accuracy"], sam_rho=sam_rho, **LOSS)
     if of_dataset:

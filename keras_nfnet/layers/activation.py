@@ -4,6 +4,7 @@ Reference: arXiv:2101.08692, section 4: the gain is 1/std(act(x)) for x a
 standard normal.
 """
 
+import functools
 from typing import Any
 
 import keras
@@ -24,6 +25,34 @@ def _exact_gelu(x):
     return ops.gelu(x, approximate=False)
 
 
+def _silu(x):
+    if keras.backend.backend() != "tensorflow":
+        return ops.silu(x)
+    import tensorflow as tf
+
+    if not isinstance(x, tf.Tensor) or tf.executing_eagerly():
+        return ops.silu(x)
+    y = _tensorflow_silu(x.dtype)(x)
+    y.set_shape(x.shape)
+    return y
+
+
+@functools.cache
+def _tensorflow_silu(dtype):
+    """SiLU in a graph of its own, which TensorFlow may keep for good.
+
+    `tf.nn.silu` keeps the graph that it is called in: the whole step, for
+    each model that is trained.
+    """
+    import tensorflow as tf
+
+    return tf.function(
+        tf.nn.silu,
+        input_signature=[tf.TensorSpec(None, dtype)],
+        autograph=False,
+    )
+
+
 def _leaky_relu(x):
     # NOTE: slope 0.01, as in the authors' code; Keras's default is 0.2.
     return ops.leaky_relu(x, negative_slope=0.01)
@@ -39,7 +68,7 @@ ACTIVATIONS = {
     # timm's; its constant is that of the tanh form.
     "exact_gelu": (_exact_gelu, 1.7015043497085571),
     "relu": (ops.relu, 1.7139588594436646),
-    "silu": (ops.silu, 1.7881293296813965),
+    "silu": (_silu, 1.7881293296813965),
     "elu": (ops.elu, 1.2716004848480225),
     "celu": (ops.celu, 1.270926833152771),
     "leaky_relu": (_leaky_relu, 1.70590341091156),

@@ -189,13 +189,32 @@ def clip_all(gradients, parameters, clipping, eps, axes, usable=True):
     if clipping * eps < _SMALLEST_BOUND:
         clipped, exceeds, finite = scaled()
     else:
-        clipped, exceeds, finite = ops.cond(fits, plain, scaled)
+        clipped, exceeds, finite = ops.cond(fits, plain, _apart(scaled))
     clipped = [
         ops.cast(value, gradient.dtype)
         for value, gradient in zip(clipped, gradients, strict=True)
     ]
     counts = _where(finite, _counts(exceeds, wide, axes), float("nan"))
     return clipped, ops.unstack(counts), finite
+
+
+def _apart(function):
+    """Keeps a branch that is hardly ever taken out of TensorFlow's graph.
+
+    The time of its graph optimizer grows faster than the graph. A function
+    that is not inlined is optimized by itself.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return function
+    return tf.function(
+        function,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 # What has a value for each unit of each of some tensors is one vector here.

@@ -1,5 +1,6 @@
 """Where examples come from, and what replaces those that are broken."""
 
+import abc
 import os
 
 import numpy as np
@@ -15,7 +16,7 @@ CANDIDATES = 16
 _NO_CONTAINER = 0
 
 
-class Source:
+class Source(abc.ABC):
     """A split whose images are not yet decoded.
 
     An example is a number in a container: a file's examples, read into
@@ -27,6 +28,7 @@ class Source:
             the files.
     """
 
+    @abc.abstractmethod
     def stream(self, seed, batch, first_step, start, count):
         """The endless shuffled stream, or a part of it.
 
@@ -42,15 +44,14 @@ class Source:
             of the image in the whole stream; `numbers` are its number and those
             of up to fifteen others that may replace it.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read(self, number, container):
         """The encoded image and its label."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def name(self, number, container):
         """The example's name."""
-        raise NotImplementedError
 
 
 class FolderSource(Source):

@@ -1,5 +1,6 @@
 """The devices that a run trains on: one interface for all backends."""
 
+import abc
 import contextlib
 
 import keras
@@ -8,7 +9,7 @@ from keras import ops
 from keras_nfnet.training.recipe import STRATEGIES
 
 
-class Engine:
+class Engine(abc.ABC):
     """What every engine has; as it is here, for one device.
 
     Attributes:
@@ -42,6 +43,7 @@ class Engine:
         """
         return part(0, 1)
 
+    @abc.abstractmethod
     def summed(self, function, model):
         """A function of `(images, labels, rows)`, summed over all devices.
 
@@ -49,7 +51,6 @@ class Engine:
         its rows of the three, and the sum is on all devices. Every process
         must pass the same batches.
         """
-        raise NotImplementedError
 
 
 class TorchEngine(Engine):

@@ -32,6 +32,8 @@ Which: TypeAlias = str | Sequence[Any] | Callable[[Any], bool] | Any
 Rate: TypeAlias = float | Any
 
 
+# Written out, as in `NFNet`: type checkers and editors read no signature that
+# is made at run time.
 class Constructor(Protocol):
     """A network's constructor, with the arguments of `keras.applications`."""
 

@@ -56,8 +56,7 @@ def to_tflite(
     Android's task library open a file, if height and width are fixed and the
     model has one output of classes. Behind the model lies a zip archive of
     `labels.txt`, which the metadata refer to, and `preprocessing.json`
-    (`zipfile.ZipFile(path)` reads it). A file near 2 GB has no signature and
-    no metadata.
+    (`zipfile.ZipFile(path)` reads it).
 
     The model is folded, written beside `path`, run by LiteRT on real and
     random images, compared, and only then moved to `path`.
@@ -121,32 +120,32 @@ def to_tflite(
     staging.check_file(path, overwrite, ENDING)
     staging.check_installed("to_tflite", "export", "ai_edge_litert")
     folded, calibration = export.prepared(calibration)
-    from keras_nfnet.export.tflite_file import model_metadata, with_description
+    from keras_nfnet.export.tflite_file import model_metadata
 
     sides = export.contract.sides if size is None else export.size
+    file = _converted(folded, export.contract, precision, calibration, sides)
+    # The file has the values of its weights.
+    del folded
     names = sorted(export.contract.outputs)
     # A single sigmoid unit has two labels.
     has_labels = len(export.labels or ()) == model.outputs[0].shape[-1]
     is_probability = activation_of(model) in ("softmax", "sigmoid")
     channels, is_open = export.contract.channels, None in sides
-    content = with_description(
-        _converted(folded, export.contract, precision, calibration, sides),
+    file.describe(
         names,
         model_metadata(
             model.name, channels, names, is_open, has_labels, is_probability
         ),
     )
-    del folded
-    gc.collect()
     with staged(path) as new:
         with staging.writing("path", path):
-            with open(new, "wb") as file:
-                file.write(content)
+            file.write(new)
             # Readers of either format find their part of the file.
             with zipfile.ZipFile(new, "a") as archive:
                 for name, text in export.texts().items():
                     archive.writestr(name, text)
-        del content
+        del file
+        gc.collect()
         return export.compared(runner, new)
 
 
@@ -155,47 +154,41 @@ def runner(path, threads=None):
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=threads)
-    if interpreter.get_signature_list():
-        serve = interpreter.get_signature_runner()
-        names = list(serve.get_output_details())
+    serve = interpreter.get_signature_runner()
+    names = list(serve.get_output_details())
 
-        def run(pixels):
-            outputs = serve(images=np.float32(pixels))
-            return outputs["output"] if names == ["output"] else outputs
+    def run(pixels):
+        outputs = serve(images=np.float32(pixels))
+        return outputs["output"] if names == ["output"] else outputs
 
-        return run
-    # A file near 2 GB has no signature, and one output.
-    (images,) = interpreter.get_input_details()
-    (output,) = interpreter.get_output_details()
-
-    def run_plainly(pixels):
-        interpreter.resize_tensor_input(images["index"], pixels.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(images["index"], np.float32(pixels))
-        interpreter.invoke()
-        return interpreter.get_tensor(output["index"])
-
-    return run_plainly
+    return run
 
 
 def _converted(folded, contract, precision, calibration, sides):
-    """The flatbuffer's bytes."""
+    """The `TFLiteFile` of a folded network."""
     import tensorflow as tf
 
-    if precision in ("float32", "float16"):
-        from keras_nfnet.export.tflite_file import StandIns
+    from keras_nfnet.export.tflite_file import StandIns, TFLiteFile, Unfit
 
+    # Calibration runs the weights.
+    if precision != "int8":
         stand_ins = StandIns()
-        content = bytearray(
-            _convert(folded, contract, precision, stand_ins.constant, sides)
+        is_half = precision == "float16"
+        content = _convert(
+            folded,
+            contract,
+            "float16" if is_half else "float32",
+            stand_ins.constant,
+            sides,
         )
         # A converter that rearranges weights gets the real ones, below.
-        with contextlib.suppress(LookupError):
-            stand_ins.fill(content)
-            return content
-    # Quantizing looks at the weights, and calibration runs them.
-    return _convert(
-        folded, contract, precision, tf.constant, sides, calibration
+        with contextlib.suppress(Unfit):
+            file = TFLiteFile(content, stand_ins)
+            if precision == "dynamic_int8":
+                file.quantize()
+            return file
+    return TFLiteFile(
+        _convert(folded, contract, precision, tf.constant, sides, calibration)
     )
 
 
@@ -214,6 +207,8 @@ def _convert(folded, contract, precision, constant, sides, calibration=None):
     function = outputs.get_concrete_function()
     with _quiet():
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    # With the values behind the flatbuffer nothing packs them again.
+    converter._experimental_use_buffer_offset = precision != "int8"
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from fill import images
-from test_fold import network
+from test_fold import SHARED, network, with_shared_layers
 
 from keras_nfnet import fold, preprocess_input
 from keras_nfnet.export import (
@@ -53,6 +53,15 @@ def check(model, folder, called_on, raw=None, bound=1e-5, **options):
     for name, got in exported(model, folder, raw, **options).items():
         scale = np.abs(expected).max()
         assert np.abs(got - expected).max() <= bound * scale, name
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_layer_that_is_called_twice_is_written_once(kind, tmp_path):
+    model = with_shared_layers(kind)
+    check(model, tmp_path, lambda raw: raw, input_range="0-255")
+    values = 4 * sum(np.prod(x.shape) for x in fold(model).weights)
+    for file in tmp_path.iterdir():
+        assert file.stat().st_size < values + 60_000
 
 
 def normalization():

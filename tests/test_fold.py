@@ -11,6 +11,7 @@ from keras_nfnet.export.folded_layers import PlainConvolution
 from keras_nfnet.layers import (
     ScaledActivation,
     ScaledWSConv2D,
+    ScaledWSDepthwiseConv2D,
     SkipInit,
     SqueezeExcite,
     StochasticDepth,
@@ -179,6 +180,56 @@ def test_a_factor_stays_where_a_feature_map_has_two_uses():
         np.testing.assert_allclose(
             np.asarray(got), np.asarray(expected), atol=1e-5
         )
+
+
+def with_shared_layers(kind):
+    """A model that calls layers more than once, on images of 32 pixels."""
+    x = inputs = keras.Input((32, 32, 3))
+    if kind == "two views":
+        body = network(input_shape=(32, 32, 3))
+        views = [body(x), body(ScaledActivation("relu")(x))]
+        return randomized(keras.Model(inputs, keras.layers.Add()(views)))
+    # One head on feature maps of three sizes.
+    maps = [ScaledActivation("gelu")(ScaledWSConv2D(32, 3)(x))]
+    for _ in range(2):
+        x = ScaledWSConv2D(32, 3, strides=2)(maps[-1])
+        maps.append(ScaledActivation("gelu")(x))
+    head = {
+        "convolutions": [
+            ScaledWSConv2D(32, 3, strides=2),
+            ScaledActivation("relu"),
+            ScaledWSConv2D(64, 3, padding="symmetric"),
+        ],
+        "depthwise": [ScaledWSDepthwiseConv2D(7, depth_multiplier=2)],
+        "gates": [ScaledWSConv2D(32, 1), SqueezeExcite(), SkipInit(0.5)],
+        "blocks": [NFBlock(64, beta=0.9, group_width=16)],
+        "dense": [keras.layers.Dense(64), ScaledActivation("silu")],
+        "others": [keras.layers.Conv2D(32, 3), keras.layers.ReLU()],
+    }[kind]
+    head += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)]
+    outputs = []
+    for x in maps:
+        for layer in head:
+            x = layer(x)
+        outputs.append(x)
+    return randomized(keras.Model(inputs, keras.layers.Add()(outputs)))
+
+
+SHARED = (
+    *("two views", "convolutions", "depthwise", "gates"),
+    *("blocks", "dense", "others"),
+)
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_a_layer_that_is_called_twice_has_its_kernel_once(kind):
+    model = with_shared_layers(kind)
+    folded = check_same(model, images(32, 32, 0) / 127.5 - 1)
+    if kind == "blocks":
+        return  # One for each shape.
+    assert sum(np.prod(x.shape) for x in folded.weights) <= sum(
+        np.prod(x.shape) for x in model.weights
+    )
 
 
 def test_a_folded_model_is_the_callers_own_and_can_be_saved(tmp_path):

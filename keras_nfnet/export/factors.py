@@ -94,34 +94,58 @@ def fold_standardized(folder, layer, value):
     """
     if not _keeps_its_operation(layer):
         return Scaled(folder.copied(layer)(folder.plain(value)))
+    tensor = value.tensor
+    if _is_plain(layer) and layer.padding == "causal":
+        before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+        tensor = keras.layers.ZeroPadding1D(
+            (before, 0),
+            **folder.options(f"{layer.name}_pad", layer.dtype_policy),
+        )(tensor)
+
+    def make():
+        options = folder.options(layer.name, layer.dtype_policy)
+        return _plain_layer(layer, options, value.factor, tensor.shape)
+
+    plain = folder.once(layer, make, value.factor)
+    result = plain(tensor)
+    if layer.activation is keras.activations.linear:
+        is_ours = isinstance(plain, PlainConvolution)
+        return Scaled(
+            result, source=Source(plain if is_ours else _KerasKernels(plain))
+        )
+    activation = keras.layers.Activation(
+        layer.activation,
+        **folder.options(f"{layer.name}_activation", layer.dtype_policy),
+    )
+    return Scaled(activation(result))
+
+
+def _is_plain(layer):
+    """Whether a `PlainConvolution` stands for a standardized layer."""
+    is_convolution = isinstance(layer, _CONVOLUTIONS)
+    return is_convolution and layer.data_format == "channels_last"
+
+
+def _plain_layer(layer, options, factor, shape):
+    """The plain layer of a standardized one, whose inputs have a factor."""
     kernels = [
         ops.convert_to_numpy(layer.standardized_kernel(name))
         for name in layer.unit_axes
     ]
-    kernels[-1] = kernels[-1] * np.float32(value.factor)
-    options = folder.options(layer.name, layer.dtype_policy)
+    kernels[-1] = kernels[-1] * np.float32(factor)
     config = {**layer.plain_config(), **options}
-    tensor = value.tensor
-    is_convolution = isinstance(layer, _CONVOLUTIONS)
-    is_plain = is_convolution and layer.data_format == "channels_last"
+    is_plain = _is_plain(layer)
     if is_plain:
         if layer.padding == "causal":
-            before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
-            tensor = keras.layers.ZeroPadding1D(
-                (before, 0),
-                **folder.options(f"{layer.name}_pad", layer.dtype_policy),
-            )(tensor)
             config["padding"] = "valid"
         names = (*PlainConvolution.FIELDS, "name", "dtype")
         plain = PlainConvolution(**{name: config[name] for name in names})
-        source = plain
     else:
         # The Keras layer that the mixin precedes among the base classes.
         kinds = type(layer).__mro__
         kind = kinds[kinds.index(ScaledWSMixin) + 1]
         plain = kind.from_config({**config, "activation": None})
-        source = _KerasKernels(plain)
-    plain.build(tensor.shape)
+    plain.build(shape)
     bias = np.zeros(plain.bias.shape, "float32")
     if layer.bias is not None:
         bias = ops.convert_to_numpy(layer.bias)
@@ -129,11 +153,4 @@ def fold_standardized(folder, layer, value):
         plain.set_values(*kernels, bias)
     else:
         plain.set_weights([*kernels, bias])
-    result = plain(tensor)
-    if layer.activation is keras.activations.linear:
-        return Scaled(result, source=Source(source))
-    activation = keras.layers.Activation(
-        layer.activation,
-        **folder.options(f"{layer.name}_activation", layer.dtype_policy),
-    )
-    return Scaled(activation(result))
+    return plain

@@ -76,6 +76,10 @@ def fold(model: keras.Model, dtype: Any = None) -> keras.Model:
     """
     if dtype is not None:
         looked_up("dtype", dtype, keras.dtype_policies.get, "a dtype or policy")
+    return _folded(model, dtype)
+
+
+def _folded(model, dtype, name=None):
     graph = graphs.functional_graph(model)
     folder = _Folder(dtype)
     inputs = tree.map_structure(
@@ -84,7 +88,9 @@ def fold(model: keras.Model, dtype: Any = None) -> keras.Model:
     )
     outputs = folder.run(graph, tree.map_structure(Scaled, inputs))
     return keras.Model(
-        inputs, tree.map_structure(folder.plain, outputs), name=model.name
+        inputs,
+        tree.map_structure(folder.plain, outputs),
+        name=name or model.name,
     )
 
 
@@ -95,10 +101,13 @@ class _Folder:
         self.dtype = dtype
         self.names = set()
         self.uses = collections.Counter()
+        self.calls = collections.Counter()
+        self.made = {}
 
     def run(self, graph, inputs):
         """Returns the `Scaled` outputs of a graph on `Scaled` inputs."""
         self.uses += graphs.uses_of_tensors(graph)
+        self.calls += graphs.calls_of_operations(graph)
 
         def apply(operation, *args, **kwargs):
             results = [x for n in operation._inbound_nodes for x in n.outputs]
@@ -117,11 +126,21 @@ class _Folder:
             **kwargs: Of the operation.
         """
         first = graphs.first_argument(args, kwargs)
+        is_shared = self.calls[id(operation)] > 1
         for kind, lower in _LOWERINGS.items():
             if isinstance(operation, kind):
                 result = lower(self, operation, first)
-                return result if once else replace(result, source=None)
+                if once and not is_shared:
+                    return result
+                return replace(result, source=None)
         if isinstance(operation, keras.Model) and graphs.is_graph(operation):
+            if is_shared:
+                name = self.options(operation.name, None)["name"]
+                model = self.once(
+                    operation, lambda: _folded(operation, self.dtype, name)
+                )
+                outputs = model(tree.map_structure(self.plain, first))
+                return tree.map_structure(Scaled, outputs)
             outputs = self.run(graphs.functional_graph(operation), first)
             # Uses outside of the inner model are not counted: no `source`.
             return tree.map_structure(
@@ -133,6 +152,15 @@ class _Folder:
         if graphs.takes_training(operation):
             kwargs["training"] = False
         return tree.map_structure(Scaled, copy(*args, **kwargs))
+
+    def once(self, layer, make, *key):
+        """What `make` returns, once for all calls of a layer with this key."""
+        if self.calls[id(layer)] < 2:
+            return make()
+        key = (id(layer), *key)
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
     def plain(self, value):
         """A tensor that needs no factor beside it."""
@@ -156,7 +184,11 @@ class _Folder:
         self.names.add(unique)
         return {"name": unique, "dtype": self.dtype or dtype}
 
-    def copied(self, operation, **changes):
+    def copied(self, operation):
+        """A layer's copy, one for all its calls; other operations as is."""
+        return self.once(operation, lambda: self.copy(operation))
+
+    def copy(self, operation, **changes):
         """A layer's copy with variables of its own; other operations as is.
 
         A layer that cannot be made from its configuration stays the same
@@ -205,16 +237,20 @@ class _Folder:
     def block(self, layer, value):
         """A block as a model of its own: one node of the graph, as it was."""
         tensor = self.plain(value)
-        inputs = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
-        folder = _Folder(self.dtype)
-        uses = iter(_uses(layer))
 
-        def apply(part, *args):
-            return folder.lower(part, next(uses) <= 1, *args)
+        def make():
+            inputs = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+            folder = _Folder(self.dtype)
+            uses = iter(_uses(layer))
 
-        output = folder.plain(layer.walk(apply, Scaled(inputs)))
-        name = self.options(layer.name, None)["name"]
-        return Scaled(keras.Model(inputs, output, name=name)(tensor))
+            def apply(part, *args):
+                return folder.lower(part, next(uses) <= 1, *args)
+
+            output = folder.plain(layer.walk(apply, Scaled(inputs)))
+            name = self.options(layer.name, None)["name"]
+            return keras.Model(inputs, output, name=name)
+
+        return Scaled(self.once(layer, make, tensor.shape)(tensor))
 
     def gate(self, layer, value):
         """Channel attention whose factors lie in the kernels around it."""
@@ -225,13 +261,18 @@ class _Folder:
                 "export it first, and quantize then. Received: the layer "
                 f"{layer.name!r}"
             )
-        plain = self.copied(
-            layer, scale=1.0, dtype=self.dtype or layer.dtype_policy
-        )
-        is_dense = isinstance(layer, layers.SqueezeExcite)
-        kernel = plain.reduce.kernel if is_dense else plain.kernel
-        values = folded_layers.numpy_value(kernel) * np.float32(value.factor)
-        kernel.assign(values)
+
+        def make():
+            plain = self.copy(
+                layer, scale=1.0, dtype=self.dtype or layer.dtype_policy
+            )
+            is_dense = isinstance(layer, layers.SqueezeExcite)
+            kernel = plain.reduce.kernel if is_dense else plain.kernel
+            values = folded_layers.numpy_value(kernel)
+            kernel.assign(values * np.float32(value.factor))
+            return plain, kernel
+
+        plain, kernel = self.once(layer, make, value.factor)
         source = value.source and replace(
             value.source, gates=(*value.source.gates, kernel)
         )
@@ -244,14 +285,18 @@ class _Folder:
         )
         if not is_plain:
             return Scaled(self.copied(layer)(self.plain(value)))
-        options = self.options(layer.name, layer.dtype_policy)
-        options["kernel_initializer"] = "zeros"  # Its values are set below.
-        config = {**layer.get_config(), **options}
-        plain = keras.layers.Dense.from_config(config)
-        plain.build(value.tensor.shape)
-        kernel, *bias = layer.get_weights()
-        plain.set_weights([kernel * np.float32(value.factor), *bias])
-        return Scaled(plain(value.tensor))
+
+        def make():
+            options = self.options(layer.name, layer.dtype_policy)
+            options["kernel_initializer"] = "zeros"  # Its values are set below.
+            config = {**layer.get_config(), **options}
+            plain = keras.layers.Dense.from_config(config)
+            plain.build(value.tensor.shape)
+            kernel, *bias = layer.get_weights()
+            plain.set_weights([kernel * np.float32(value.factor), *bias])
+            return plain
+
+        return Scaled(self.once(layer, make, value.factor)(value.tensor))
 
     def skip_init(self, layer, value):
         gain = float(ops.convert_to_numpy(layer.skip_gain))

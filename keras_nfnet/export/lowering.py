@@ -172,13 +172,22 @@ def _convolution(target, layer, x):
     return target.convolution(x, *layer.values(), *options, _sides(layer))
 
 
+def _input_shapes(layer):
+    return [tensors[0].shape for tensors in graphs.inputs_of_calls(layer)]
+
+
 def _sides(layer):
-    """Height and width of what a layer of the graph is called on."""
-    return tuple(layer.input.shape[1:3])
+    """Height and width of what a layer is called on, `None` if they differ."""
+    return tuple(
+        sides[0] if len(set(sides)) == 1 else None
+        for sides in zip(
+            *(shape[1:3] for shape in _input_shapes(layer)), strict=True
+        )
+    )
 
 
 def _rank(layer):
-    return len(layer.input.shape)
+    return len(_input_shapes(layer)[0])
 
 
 def _softmax(target, layer, x):

@@ -112,6 +112,7 @@ def to_onnx(
     )
     folded, calibration = export.prepared(calibration)
     content, values = onnx_model(folded, export.contract, opset)
+    onnx_weights.merge_equal(content, values)
     for name, text in export.texts().items():
         content.metadata_props.add(key=name, value=text)
     with staged(path) as new:
@@ -201,17 +202,20 @@ def _by_tf2onnx(folded, contract, opset, reason):
 
     # Constants that a layer made eagerly, as `Normalization` does, would
     # become inputs.
-    frozen = convert_variables_to_constants_v2(outputs.get_concrete_function())
-    found = [x.name for x in frozen.outputs]
-    names = zip(found, sorted(named(folded.output)), strict=True)
-    content, _ = tf2onnx.convert.from_graph_def(
-        frozen.graph.as_graph_def(),
-        input_names=["images:0"],
-        output_names=found,
-        # The newest opset that tf2onnx writes may be older than ours.
-        opset=min(opset, tf2onnx.constants.PREFERRED_OPSET + 3),
-        tensors_to_rename={"images:0": "images", **dict(names)},
-    )
+    with staging.quiet():
+        frozen = convert_variables_to_constants_v2(
+            outputs.get_concrete_function()
+        )
+        found = [x.name for x in frozen.outputs]
+        names = zip(found, sorted(named(folded.output)), strict=True)
+        content, _ = tf2onnx.convert.from_graph_def(
+            frozen.graph.as_graph_def(),
+            input_names=["images:0"],
+            output_names=found,
+            # The newest opset that tf2onnx writes may be older than ours.
+            opset=min(opset, tf2onnx.constants.PREFERRED_OPSET + 3),
+            tensors_to_rename={"images:0": "images", **dict(names)},
+        )
     _complete(content)
     values = {
         constant.name: onnx.numpy_helper.to_array(constant)

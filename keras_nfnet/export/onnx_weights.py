@@ -1,5 +1,6 @@
 """The weights of an ONNX file: as they are, in half, or in 8 bits."""
 
+import collections
 import logging
 import os
 import tempfile
@@ -11,6 +12,34 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 _FEWEST = 1024
 # What a protobuf file can hold.
 _LARGEST_FILE = 2**31 - 2**20
+
+
+def merge_equal(model, values):
+    """Leaves one of equal constants, as of a layer that is called twice.
+
+    Args:
+        model: An `onnx.ModelProto`; its nodes' inputs are changed.
+        values: Its constants, `{name: NumPy array}`; changed.
+    """
+    nodes = model.graph.node
+    if any(attribute.HasField("g") for x in nodes for attribute in x.attribute):
+        return  # Graphs inside of nodes may use the constants too.
+    alike = collections.defaultdict(list)
+    for name, value in values.items():
+        if value.size >= _FEWEST:
+            some = value.flat[0], value.flat[value.size // 2]
+            alike[value.shape, value.dtype, *map(float, some)].append(name)
+    same = {}
+    for names in alike.values():
+        for index, name in enumerate(names):
+            for first in names[:index]:
+                if np.array_equal(values[first], values[name]):
+                    same[name] = first
+                    break
+    for node in nodes:
+        node.input[:] = [same.get(name, name) for name in node.input]
+    for name in same:
+        del values[name]
 
 
 def write(model, values, path, half=False):

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import importlib.util
+import logging
 import os
+import warnings
 
 import keras
 
@@ -247,6 +249,26 @@ def writing(argument, path):
             f"`{argument}` must be where the export can be written; what was "
             f"there is unchanged. Received: {argument}={str(path)!r} ({error})"
         ) from error
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without what converters and TensorFlow say of their own code."""
+
+    def is_error(record):
+        return record.levelno >= logging.ERROR
+
+    # A filter leaves the levels of the loggers as they are.
+    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
+    for logger in loggers:
+        logger.addFilter(is_error)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_error)
 
 
 __getattr__ = moved_names(__name__)

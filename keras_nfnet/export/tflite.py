@@ -2,8 +2,6 @@
 
 import contextlib
 import gc
-import logging
-import warnings
 import zipfile
 
 import keras
@@ -205,7 +203,7 @@ def _convert(folded, contract, precision, constant, sides, calibration=None):
         return named(lower(folded, target, contract.images(images)))
 
     function = outputs.get_concrete_function()
-    with _quiet():
+    with staging.quiet():
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     # With the values behind the flatbuffer nothing packs them again.
     converter._experimental_use_buffer_offset = precision != "int8"
@@ -218,7 +216,7 @@ def _convert(folded, contract, precision, constant, sides, calibration=None):
             [image[None]] for image in calibration
         )
     try:
-        with _quiet():
+        with staging.quiet():
             return converter.convert()
     except Exception as error:  # Of any type: what the converter lacks.
         others = ", ".join(map(repr, target.others)) or "none"
@@ -229,21 +227,3 @@ def _convert(folded, contract, precision, constant, sides, calibration=None):
             f"Of this one it says: {one_line(reason)}. The layers of others "
             f"in it are {others}"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Without TensorFlow's notes on names that will change."""
-
-    def is_error(record):
-        return record.levelno >= logging.ERROR
-
-    # A filter leaves the levels of the loggers as they are.
-    logger = logging.getLogger("absl")
-    logger.addFilter(is_error)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.removeFilter(is_error)

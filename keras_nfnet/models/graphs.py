@@ -54,6 +54,15 @@ def uses_of_tensors(graph):
     return collections.Counter(map(id, used))
 
 
+def calls_of_operations(graph):
+    """How often each operation of a functional graph is called, by `id`."""
+    return collections.Counter(
+        id(node.operation)
+        for nodes in graph._nodes_by_depth.values()
+        for node in nodes
+    )
+
+
 def inputs_of_calls(operation):
     """The tensors of each call of an operation in functional graphs."""
     return [node.input_tensors for node in operation._inbound_nodes]

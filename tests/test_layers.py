@@ -605,3 +605,68 @@ def test_values_drawn_during_a_build_are_those_drawn_alone(memory, monkeypatch):
     np.testing.assert_array_equal(
         kernels[1], [w for w in expected if w.ndim == 4][1]
     )
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_an_activations_gradient_in_a_graph_is_the_derived_one(
+    activation, dtype
+):
+    """The first one is written by hand, and the second follows from it."""
+    import tensorflow as tf
+
+    layer = ScaledActivation(activation, scale=0.9, dtype=dtype)
+    x = tf.constant(np.linspace(-9, 9, 501), dtype)
+
+    def values():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = layer(x)
+            slope = inner.gradient(y, x)
+        return y, slope, outer.gradient(slope, x)
+
+    # The second derivative has differences of nearly equal numbers.
+    bounds = {
+        "float32": (1e-5, 1e-5, 1e-4),
+        "float64": (1e-6, 1e-6, 1e-6),
+        "bfloat16": (1e-2, 1e-2, 3e-2),
+    }[dtype]
+    pairs = zip(tf.function(values)(), values(), bounds, strict=True)
+    for one, other, bound in pairs:
+        assert one.dtype == dtype and one.shape == x.shape
+        np.testing.assert_allclose(
+            np.float64(one), np.float64(other), rtol=bound, atol=bound
+        )
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("eps_mode", ["floor", "add"])
+@pytest.mark.parametrize("axis", [None, (0, 1), (0, 1, 3)])
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 0.0])
+def test_the_gradient_of_standardization_in_a_graph_is_the_derived_one(
+    eps_mode, axis, spread
+):
+    """Also below `eps`, which is a floor or is added."""
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    kernel = tf.constant(
+        spread * generator.normal(0.1, 1, (3, 3, 4, 8)), "float32"
+    )
+    units = {None: 8, (0, 1): 32, (0, 1, 3): 4}[axis]
+    gain = tf.constant(generator.normal(1, 0.2, units), "float32")
+    weights = tf.constant(generator.normal(size=kernel.shape), "float32")
+
+    def values():
+        with tf.GradientTape() as tape:
+            tape.watch([kernel, gain])
+            y = standardize(kernel, gain, 1e-3, eps_mode, axis)
+            total = tf.reduce_sum(y * weights)
+        return y, *tape.gradient(total, [kernel, gain])
+
+    for one, other in zip(tf.function(values)(), values(), strict=True):
+        scale = max(float(np.abs(other).max()), 1e-3)
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * scale)

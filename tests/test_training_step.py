@@ -367,3 +367,34 @@ def test_bad_sam_rho_is_named(tiny):
     for value in (0, -1, "much"):
         with pytest.raises(ValueError, match="sam_rho"):
             tiny().compile(SGDAGC(0.1), sam_rho=value, **LOSS)
+
+
+@pytest.mark.tensorflow
+def test_a_large_networks_step_is_not_optimized_and_the_same(monkeypatch, tiny):
+    """TensorFlow's graph optimizer is off in it, and on outside of it."""
+    import tensorflow as tf
+
+    from keras_nfnet.models import tensorflow_step
+
+    options, found = tf.config.optimizer.get_experimental_options, []
+    before = options()
+
+    def loss(labels, outputs):
+        found.append(options().get("disable_meta_optimizer", False))
+        return keras.losses.categorical_crossentropy(labels, outputs)
+
+    results = []
+    for least in (tensorflow_step._MANY_VARIABLES, 0):
+        monkeypatch.setattr(tensorflow_step, "_MANY_VARIABLES", least)
+        keras.utils.set_random_seed(0)
+        model = tiny()
+        model.compile(SGDAGC(0.1), loss)
+        for step in range(2):
+            model.train_on_batch(*batch(step))
+        model.fit(*batch(2), verbose=0)
+        results.append(arrays(model))
+    assert set(found[: len(found) // 2]) == {False}
+    assert True in found[len(found) // 2 :]
+    assert options() == before
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)

@@ -4,13 +4,13 @@ Reference: arXiv:2101.08692, section 4: the gain is 1/std(act(x)) for x a
 standard normal.
 """
 
-import functools
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_nfnet.layers import tensorflow_graphs
 from keras_nfnet.utils.arguments import boolean, number, refuse
 from keras_nfnet.utils.types import Activation, Tensor
 
@@ -18,6 +18,8 @@ from keras_nfnet.utils.types import Activation, Tensor
 def _gelu(x):
     # NOTE: the tanh form, as `jax.nn.gelu` in the authors' code.
     # `keras.activations.gelu` defaults to the exact one.
+    if tensorflow_graphs.takes(x):
+        return tensorflow_graphs.gelu(x)
     return ops.gelu(x, approximate=True)
 
 
@@ -26,31 +28,9 @@ def _exact_gelu(x):
 
 
 def _silu(x):
-    if keras.backend.backend() != "tensorflow":
-        return ops.silu(x)
-    import tensorflow as tf
-
-    if not isinstance(x, tf.Tensor) or tf.executing_eagerly():
-        return ops.silu(x)
-    y = _tensorflow_silu(x.dtype)(x)
-    y.set_shape(x.shape)
-    return y
-
-
-@functools.cache
-def _tensorflow_silu(dtype):
-    """SiLU in a graph of its own, which TensorFlow may keep for good.
-
-    `tf.nn.silu` keeps the graph that it is called in: the whole step, for
-    each model that is trained.
-    """
-    import tensorflow as tf
-
-    return tf.function(
-        tf.nn.silu,
-        input_signature=[tf.TensorSpec(None, dtype)],
-        autograph=False,
-    )
+    if tensorflow_graphs.takes(x):
+        return tensorflow_graphs.silu(x)
+    return ops.silu(x)
 
 
 def _leaky_relu(x):
@@ -81,6 +61,8 @@ ACTIVATIONS = {
     "log_sigmoid": (ops.log_sigmoid, 1.9193484783172607),
     "identity": (_identity, 1.0),
 }
+# What computes them, and times a factor, in graphs of TensorFlow.
+_GRAPHS = {_gelu: tensorflow_graphs.gelu, _silu: tensorflow_graphs.silu}
 # Other spellings in Keras and in the authors' code.
 _SYNONYMS = {
     "swish": "silu",
@@ -223,6 +205,9 @@ class ScaledActivation(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
+        function = _GRAPHS.get(self.function)
+        if function and tensorflow_graphs.takes(inputs):
+            return function(inputs, self.gain * self.scale)
         outputs = self.function(inputs)
         if self.gain * self.scale == 1:
             return outputs

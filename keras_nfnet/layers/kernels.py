@@ -10,6 +10,7 @@ import math
 import keras
 from keras import ops
 
+from keras_nfnet.layers import tensorflow_graphs
 from keras_nfnet.utils.arguments import array, axes, one_of, positive, refuse
 from keras_nfnet.utils.types import Axes, Tensor
 
@@ -70,6 +71,20 @@ def standardize(
             "is its own mean. Received: kernel of shape "
             f"{tuple(kernel.shape)}, whose axes {summed} are summed over"
         )
+    if gain is not None:
+        gain = array("gain", gain)
+        shape = [
+            1 if axis in summed else side
+            for axis, side in enumerate(kernel.shape)
+        ]
+        units = math.prod(shape)
+        if math.prod(gain.shape) != units:
+            refuse("gain", gain, f"one value for each of the {units} units")
+        gain = ops.reshape(gain, shape)
+        if gain.dtype == kernel.dtype and tensorflow_graphs.takes(kernel):
+            return tensorflow_graphs.standardize(
+                kernel, gain, fan_in, eps, eps_mode, summed
+            )
     # Of sums alone: the gradient of a mean or a difference goes over the whole
     # kernel once more.
     total = ops.sum(kernel, axis=summed, keepdims=True)
@@ -80,11 +95,7 @@ def standardize(
     else:
         scale = ops.rsqrt(ops.maximum(squares, ops.cast(eps, kernel.dtype)))
     if gain is not None:
-        gain = array("gain", gain)
-        units = math.prod(total.shape)
-        if math.prod(gain.shape) != units:
-            refuse("gain", gain, f"one value for each of the {units} units")
-        scale = scale * ops.reshape(gain, total.shape)
+        scale = scale * gain
     return centred * scale
 
 

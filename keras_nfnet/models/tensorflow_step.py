@@ -8,6 +8,32 @@ import tensorflow as tf
 from keras_nfnet.models.train_step import StatefulStep
 from keras_nfnet.optimizers.composed import parts_of
 
+# Trainable variables from which a step's graph is not optimized on CPUs. F6's
+# took 134 s to its first step with TensorFlow's graph optimizer, 58 s without,
+# and the later steps of F0 as long: their operations are written as it would
+# rewrite them. L0 and NF-ResNet50 lose 3%, so smaller networks keep it.
+_MANY_VARIABLES = 700
+_OFF = {"disable_meta_optimizer": True}
+
+
+def _without_graph_optimizer(function):
+    """A function whose calls run with TensorFlow's graph optimizer off."""
+    options = tf.config.optimizer
+
+    def call(*args):
+        before = options.get_experimental_options()
+        is_on = not before.get("disable_meta_optimizer", False)
+        options.set_experimental_options(_OFF)
+        try:
+            return function(*args)
+        finally:
+            if is_on:
+                options.set_experimental_options(
+                    {"disable_meta_optimizer": False}
+                )
+
+    return call
+
 
 class TrainingStep(StatefulStep):
     """`train_step` of `NFNetModel`: Keras's own, or SAM's, and the logs."""
@@ -81,9 +107,19 @@ class TrainingStep(StatefulStep):
     def make_train_function(self, force=False):
         if self._batch_to_come is not None:
             self._build_ahead()
-        return self._for_workers(
-            "train_step", super().make_train_function, force
+        before = self.train_function
+        self._for_workers("train_step", super().make_train_function, force)
+        is_plain = self._distribute_strategy is None and not (
+            self.run_eagerly or self.jit_compile
         )
+        if (
+            self.train_function is not before
+            and is_plain
+            and len(self.trainable_variables) >= _MANY_VARIABLES
+            and not tf.config.list_physical_devices("GPU")
+        ):
+            self.train_function = _without_graph_optimizer(self.train_function)
+        return self.train_function
 
     def make_test_function(self, force=False):
         return self._for_workers("test_step", super().make_test_function, force)

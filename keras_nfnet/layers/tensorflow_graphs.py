@@ -105,14 +105,14 @@ def _gelu():
         half = 0.5 * factor
         squares = (_ROOT * _CUBIC) * (x * x)
         tanh = tf.tanh(x * (_ROOT + squares))
-        slope = half + half * tanh
+        gate = 1 + tanh
 
         def gradient(upstream):
             inner = x * (_ROOT + 3 * squares)
-            slopes = slope + inner * (half - half * (tanh * tanh))
-            return upstream * slopes, None
+            slope = half * (gate + inner * (1 - tanh * tanh))
+            return upstream * slope, None
 
-        return x * slope, gradient
+        return x * (half * gate), gradient
 
     return gelu
 

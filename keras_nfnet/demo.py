@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_nfnet.utils.files import replacing
+from keras_nfnet.utils.files import replacing, write_whole
 
 TARGET = 0.985  # held-out accuracy below which the demo fails
 _SHOWN = 10
@@ -72,7 +72,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
     (directory / "pictures").mkdir(exist_ok=True)
     for index, image in enumerate(encoded.numpy()[:_SHOWN]):
         name = f"digit{index}_is_{truth[index]}.png"
-        _write(directory / "pictures" / name, image)
+        write_whole(directory / "pictures" / name, image)
     served_accuracy = float(np.mean(predicted == truth))
     if abs(served_accuracy - result.accuracy) > 1e-6:
         raise ValueError(
@@ -95,7 +95,7 @@ def demo(directory="demo", recipe=None, verbose="auto"):
         ("all", f"{time.perf_counter() - start:.0f} s"),
     ]
     table = _table(rows, predicted, truth, answer["scores"].numpy()[:, 0])
-    _write(directory / "results.md", table.encode())
+    write_whole(directory / "results.md", table.encode())
     _plot(
         directory / "results.png",
         result.history,
@@ -114,11 +114,6 @@ def demo(directory="demo", recipe=None, verbose="auto"):
         f"{directory}/digits.keras"
     )
     return result.accuracy
-
-
-def _write(path, content):
-    with replacing(path) as temporary:
-        Path(temporary).write_bytes(content)
 
 
 def _table(rows, predicted, truth, scores):

@@ -12,7 +12,7 @@ import time
 from keras_nfnet.bench.turns import Workers, spread
 from keras_nfnet.export.command import FORMATS, model_of
 from keras_nfnet.utils.arguments import file_to_write
-from keras_nfnet.utils.files import replacing
+from keras_nfnet.utils.files import write_whole
 from keras_nfnet.variants import VARIANTS
 
 # Name → package, kind of export and precision, what the process takes.
@@ -117,9 +117,7 @@ def run(options):
     print(_table(options.batch, rounds, reports))
     if written is not None:
         content = {"rounds": rounds, "machine": _machine(), **_versions(rows)}
-        with replacing(written) as temporary:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(json.dumps(content, indent=1) + "\n")
+        write_whole(written, json.dumps(content, indent=1) + "\n")
     return 0
 
 

@@ -3,9 +3,9 @@
 import csv
 import dataclasses
 import importlib.util
+import io
 import json
 import os
-import pathlib
 import re
 
 import keras
@@ -27,7 +27,7 @@ from keras_nfnet.training.report import (
     write_run_report,
 )
 from keras_nfnet.utils.arguments import file_to_write
-from keras_nfnet.utils.files import replacing
+from keras_nfnet.utils.files import replacing, write_whole
 from keras_nfnet.weights import save
 
 MODEL = "model.keras"
@@ -177,12 +177,12 @@ class RunDirectory:
         if not self._writes:
             return
         names = dict.fromkeys(name for row in history for name in row)
-        with replacing(self._file(_LOG)) as temporary:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, ["epoch", *names])
-                writer.writeheader()
-                for epoch, row in enumerate(history, 1):
-                    writer.writerow({"epoch": epoch, **row})
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, ["epoch", *names])
+        writer.writeheader()
+        for epoch, row in enumerate(history, 1):
+            writer.writerow({"epoch": epoch, **row})
+        write_whole(self._file(_LOG), text.getvalue())
 
     def callbacks(self):
         """TensorBoard's, where it is installed."""
@@ -217,10 +217,9 @@ class RunDirectory:
             **{name: values[-1] for name, values in result.history.items()},
             **result.evaluation,
         }
-        _write(self._file(_RESULTS), json.dumps(summary, indent=1) + "\n")
+        write_whole(self._file(_RESULTS), json.dumps(summary, indent=1) + "\n")
         curves = png_of(training_figure(result.history))
-        with replacing(self._file("training.png")) as temporary:
-            pathlib.Path(temporary).write_bytes(curves)
+        write_whole(self._file("training.png"), curves)
         write_run_report(
             self._file(_REPORT),
             recipe,
@@ -249,12 +248,7 @@ def save_described(model, path, recipe, result):
         recipe.evaluation_margin,
     )
     for name, text in texts.items():
-        _write(os.path.join(os.path.dirname(path), name), text)
-
-
-def _write(path, text):
-    with replacing(path) as temporary:
-        pathlib.Path(temporary).write_text(text, encoding="utf-8")
+        write_whole(os.path.join(os.path.dirname(path), name), text)
 
 
 def recipe_of_run(source):

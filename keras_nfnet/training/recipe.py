@@ -26,7 +26,7 @@ from keras_nfnet.utils.arguments import (
     refuse,
     text,
 )
-from keras_nfnet.utils.files import replacing
+from keras_nfnet.utils.files import write_whole
 from keras_nfnet.variants import VARIANTS, NFNetConfig, variant_named
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -270,8 +270,7 @@ def read_recipe(path):
 
 def write_recipe(recipe, path):
     """Writes a recipe to a TOML file, whole or not at all."""
-    with replacing(path) as temporary:
-        pathlib.Path(temporary).write_text(to_toml(recipe), encoding="utf-8")
+    write_whole(path, to_toml(recipe))
 
 
 def with_settings(recipe, settings):

@@ -8,14 +8,13 @@ import base64
 import datetime
 import html
 import io
-import pathlib
 import platform
 
 import keras
 import numpy as np
 
 from keras_nfnet.training.recipe import to_toml
-from keras_nfnet.utils.files import replacing
+from keras_nfnet.utils.files import write_whole
 from keras_nfnet.version import __version__
 
 # The browser itself is told to load and run nothing.
@@ -132,8 +131,7 @@ def write_page(path, title, *parts):
     body = [element("h1", title), *parts, footer]
     content = _HEAD.format(title=escaped(title))
     content += "\n".join(map(escaped, body)) + "\n</body>\n</html>\n"
-    with replacing(path) as temporary:
-        pathlib.Path(temporary).write_text(content, encoding="utf-8")
+    write_whole(path, content)
 
 
 def write_run_report(path, recipe, history, curves, summary, signal=None):

@@ -81,6 +81,14 @@ def replacing(path, ending=""):
         raise
 
 
+def write_whole(path, content):
+    """Writes bytes, or a text in UTF-8, as `replacing` does."""
+    if isinstance(content, str):
+        content = content.encode()
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
 @contextlib.contextmanager
 def staged(target, argument="path", beside=()):
     """Yields a path to write a file or directory to, and moves it on success.

@@ -14,7 +14,7 @@ import os
 import re
 import warnings
 
-from keras_nfnet.utils.files import FileError, replacing
+from keras_nfnet.utils.files import FileError, write_whole
 
 FILE = "model.safetensors"
 # F7, the F+ networks and others were never published.
@@ -322,9 +322,7 @@ def warn_of_change(key, sha256, name):
     # home keeps nobody from loading.
     with contextlib.suppress(OSError, ValueError):
         os.makedirs(folder, exist_ok=True)
-        with replacing(record) as temporary:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(note, file)
+        write_whole(record, json.dumps(note))
         _forget_the_oldest(folder)
 
 

@@ -11,7 +11,7 @@ import h5py
 import keras
 import numpy as np
 
-from keras_nfnet.utils.files import replacing
+from keras_nfnet.utils.files import replacing, write_whole
 from keras_nfnet.utils.types import Path
 from keras_nfnet.weights.check import CHECKSUM, CHECKSUMS, checksum_of
 from keras_nfnet.weights.files import open_weights, path_of
@@ -209,8 +209,7 @@ def _write_h5(arrays, path):
         for key, array in arrays.items():
             dataset = file.create_dataset(names[key], data=array)
             dataset.attrs[CHECKSUM] = checksum_of(array)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(content.getbuffer())
+    write_whole(path, content.getbuffer())
 
 
 def _write_pickle(arrays, path):

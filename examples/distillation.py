@@ -123,6 +123,6 @@ if __name__ == "__main__":
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", default="distillation.png", help="the picture")
+    parser.add_argument("--out", default="distillation.png", help="the plot")
     parser.add_argument("--epochs", type=int, default=10)
     main(**vars(parser.parse_args()))

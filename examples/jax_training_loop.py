@@ -122,7 +122,7 @@ if __name__ == "__main__":
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--out", default="jax_training_loop.png", help="the picture"
+        "--out", default="jax_training_loop.png", help="the plot"
     )
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--examples", type=int, default=1797)

@@ -100,6 +100,6 @@ if __name__ == "__main__":
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", default="retrieval.png", help="the picture")
+    parser.add_argument("--out", default="retrieval.png", help="the plot")
     parser.add_argument("--epochs", type=int, default=10)
     main(**vars(parser.parse_args()))

@@ -96,6 +96,6 @@ if __name__ == "__main__":
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", default="segmentation.png", help="the picture")
+    parser.add_argument("--out", default="segmentation.png", help="the plot")
     parser.add_argument("--epochs", type=int, default=30)
     main(**vars(parser.parse_args()))

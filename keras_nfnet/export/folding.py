@@ -47,7 +47,9 @@ def fold(model: keras.Model, dtype: Any = None) -> keras.Model:
     kernels and biases. Dropout and stochastic depth are gone, and a block
     whose SkipInit gain is 0 is its shortcut alone. A model that ends in an
     activation's feature maps (`include_top=False`) keeps that gain, unless
-    the activation lets it through, as ReLU does.
+    the activation lets it through, as ReLU does. A layer that is called
+    several times keeps one kernel for all calls, unless factors differ that
+    go into it.
 
     Args:
         model: A functional or sequential Keras model; other models in it

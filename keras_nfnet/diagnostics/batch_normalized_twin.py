@@ -27,7 +27,6 @@ from keras_nfnet.layers import (
     SqueezeExcite,
     StochasticDepth,
 )
-from keras_nfnet.layers.activation import resolve_activation
 from keras_nfnet.layers.formats import require_channels_last
 from keras_nfnet.layers.initializers import ScaledNormal
 from keras_nfnet.layers.pooling import GlobalAveragePooling
@@ -178,7 +177,7 @@ class _Twin:
     """What each layer of an NFNet becomes, for `body` and its blocks."""
 
     def __init__(self, config):
-        self._function, _ = resolve_activation(config.activation)
+        self._activation = config.activation
         self._last_of_stem = f"stem_conv{len(config.stem.filters) - 1}"
 
     def __call__(self, layer, x):
@@ -189,11 +188,11 @@ class _Twin:
             x = self._normalized(layer, x)
             if layer.name == self._last_of_stem:
                 # An NFNet's first block begins with the activation.
-                x = self._function(x)
+                x = self._activated(x)
             return x
         if isinstance(layer, ScaledActivation):
             is_first = layer.name.endswith("_preact")
-            return x if is_first else layer.function(x)
+            return x if is_first else self._activated(x)
         if isinstance(
             layer, StochasticDepth | SkipInit | keras.layers.Rescaling
         ):
@@ -204,7 +203,11 @@ class _Twin:
             config = {**layer.get_config(), "scale": 1.0}
             return type(layer).from_config(config)(x)
         x = layer(x)
-        return self._function(x) if isinstance(layer, keras.layers.Add) else x
+        is_sum = isinstance(layer, keras.layers.Add)
+        return self._activated(x) if is_sum else x
+
+    def _activated(self, x):
+        return ScaledActivation(self._activation, use_gain=False)(x)
 
     def _normalized(self, layer, x):
         config = layer.get_config()

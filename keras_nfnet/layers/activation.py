@@ -18,8 +18,6 @@ from keras_nfnet.utils.types import Activation, Tensor
 def _gelu(x):
     # NOTE: the tanh form, as `jax.nn.gelu` in the authors' code.
     # `keras.activations.gelu` defaults to the exact one.
-    if tensorflow_graphs.takes(x):
-        return tensorflow_graphs.gelu(x)
     return ops.gelu(x, approximate=True)
 
 

@@ -28,7 +28,7 @@ def silu(x, factor=1.0):
     return _called(_silu, x, factor)
 
 
-def gelu(x, factor=1.0):
+def gelu(x, factor):
     """GELU's tanh form times a constant factor."""
     return _called(_gelu, x, factor)
 

@@ -185,9 +185,10 @@ def table(result):
         "what it had after its imports: median (lowest–highest), rounds: "
         f"{result['rounds']}. Of each the network itself is 1.0. The exports "
         "run their files and the network and compare them; timm's do not. "
-        "TensorFlow's converter for TFLite copies its constants several "
-        "times, most of all where it quantizes them. Its int8 file of random "
-        "values is refused, since the answers differ too much. Written by "
+        "TensorFlow's converter for TFLite holds its constants twice, of the "
+        "weights' size, though their values are written later. The calibrated "
+        "int8 file of random values is refused, since the answers differ too "
+        "much. Written by "
         "`python benchmarks/memory.py`. What a served request takes stands "
         "[beside the times](rivals.md).",
         "",

@@ -1,14 +1,13 @@
 """What is put into a TFLite file once it is converted.
 
-Large weights: the converter copies its constants a dozen times. F0's 286 MB
-took 7.4 GB and 22 s of processor time, against 3.5 GB and 11 s with constants
-of one repeated value. So each large weight goes in as a number of its own,
-and its values are written to the disk in place of that number, one weight
-after the other.
+Large weights: the converter copies its constants a dozen times, 7.4 GB for
+F0's 286 MB. So each large weight goes in as one number of its own, behind the
+structure, and its values are written to the disk in place of that number, one
+weight after the other: 1.4 GB, with the model, the folded network and the
+comparison.
 
-Weights of 8 bits for `"dynamic_int8"`: the converter's own take 5.9 GB for
-F0. They are the same here, but for a value in a million that lies between two
-integers.
+Weights of 8 bits for `"dynamic_int8"`: the converter takes 5.9 GB for F0's.
+Here they are rounded one by one, to the same bytes.
 
 A signature: the converter writes one only for a whole SavedModel, which takes
 twice the memory of concrete functions with stand-ins for the weights.

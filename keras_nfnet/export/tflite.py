@@ -118,7 +118,7 @@ def to_tflite(
     staging.check_file(path, overwrite, ENDING)
     staging.check_installed("to_tflite", "export", "ai_edge_litert")
     folded, calibration = export.prepared(calibration)
-    from keras_nfnet.export.tflite_file import model_metadata
+    from keras_nfnet.export.tflite_metadata import model_metadata
 
     sides = export.contract.sides if size is None else export.size
     file = _converted(folded, export.contract, precision, calibration, sides)

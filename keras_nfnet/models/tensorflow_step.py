@@ -9,9 +9,10 @@ from keras_nfnet.models.train_step import StatefulStep
 from keras_nfnet.optimizers.composed import parts_of
 
 # Trainable variables from which a step's graph is not optimized on CPUs. F6's
-# took 134 s to its first step with TensorFlow's graph optimizer, 58 s without,
-# and the later steps of F0 as long: their operations are written as it would
-# rewrite them. L0 and NF-ResNet50 lose 3%, so smaller networks keep it.
+# first step took 134 s with TensorFlow's graph optimizer, 58 to 65 without.
+# F0's later steps (256 px, batch 4) took as long: the operations are written
+# as it would rewrite them. F6's at 64 px took 2.5 to 3.7 s for 2.6 to 2.8.
+# ECA-NFNet-L0 and NF-ResNet50 lose 3 to 5%, so smaller networks keep it.
 _MANY_VARIABLES = 700
 _OFF = {"disable_meta_optimizer": True}
 

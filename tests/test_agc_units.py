@@ -379,3 +379,35 @@ def test_a_rule_that_cannot_be_loaded_is_refused_when_saved(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     assert unclipped(again, again.optimizer) == ["conv/kernel", "conv/bias"]
+
+
+@pytest.mark.tensorflow
+def test_a_gradient_whose_shape_tensorflow_does_not_know_is_clipped():
+    """Such as one that a function of one's own returns."""
+    import tensorflow as tf
+
+    class Own(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight((shape[-1], 3), name="kernel")
+            self.bias = self.add_weight((3,), name="bias")
+
+        def call(self, x):
+            @tf.custom_gradient
+            def plain(kernel):
+                def gradient(upstream):
+                    return tf.numpy_function(np.array, [upstream], tf.float32)
+
+                return tf.identity(kernel), gradient
+
+            return x @ plain(tf.convert_to_tensor(self.kernel)) + self.bias
+
+    x, y = np.ones((4, 5), "float32"), np.arange(12.0).reshape(4, 3)
+    results = []
+    for eagerly in (True, False):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([Own()])
+        model.compile(SGDAGC(0.1, clipping=0.02), "mse", run_eagerly=eagerly)
+        model.fit(x, y, epochs=2, verbose=0)
+        results.append(model.get_weights())
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)

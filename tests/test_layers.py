@@ -13,6 +13,9 @@ from keras_nfnet.layers import (
     ACTIVATIONS,
     ScaledActivation,
     ScaledWSConv2D,
+    ScaledWSConv2DTranspose,
+    ScaledWSDense,
+    ScaledWSDepthwiseConv2D,
     SkipInit,
     SqueezeExcite,
     StochasticDepth,
@@ -350,7 +353,12 @@ def test_grouped_convolution_needs_no_compilation():
     )
     types = {operation.type for operation in graph.get_operations()}
     assert "Conv2D" in types
-    assert not types & {"PartitionedCall", "StatefulPartitionedCall"}
+    compiled = [
+        function.name
+        for function in graph.as_graph_def().library.function
+        if function.attr["_XlaMustCompile"].b
+    ]
+    assert not compiled and "StatefulPartitionedCall" not in types
 
 
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"identity"}))
@@ -670,3 +678,48 @@ def test_the_gradient_of_standardization_in_a_graph_is_the_derived_one(
     for one, other in zip(tf.function(values)(), values(), strict=True):
         scale = max(float(np.abs(other).max()), 1e-3)
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda dtype: ScaledWSConv2D(8, 3, groups=2, dtype=dtype),
+        lambda dtype: ScaledWSDense(8, dtype=dtype),
+        lambda dtype: ScaledWSDepthwiseConv2D(3, dtype=dtype),
+        lambda dtype: ScaledWSConv2DTranspose(8, 2, strides=2, dtype=dtype),
+    ],
+    ids=["convolution", "dense", "depthwise", "transposed"],
+)
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_layer_in_a_graph_has_the_gradient_written_by_hand(make, dtype, lora):
+    """Of variables and of LoRA's sum, and the gradients' shapes are known."""
+    import tensorflow as tf
+
+    layer, x = make(dtype), pictures()[..., :4]
+    layer.build(x.shape)
+    if lora:
+        if not hasattr(layer, "enable_lora"):
+            pytest.skip("Keras has no LoRA for this layer.")
+        layer.enable_lora(2)
+    randomize(layer)
+    variables = layer.trainable_variables
+
+    def values():
+        with tf.GradientTape() as tape:
+            y = tf.cast(layer(x), "float32")
+            total = tf.reduce_sum(tf.sin(y))
+        return tape.gradient(total, [each.value for each in variables])
+
+    function = tf.function(values).get_concrete_function()
+    types = {operation.type for operation in function.graph.get_operations()}
+    # The derivative of `rsqrt`, which TensorFlow would derive.
+    assert "RsqrtGrad" not in types
+    bound = 1e-5 if dtype == "float32" else 2e-2
+    for variable, shape, one, other in zip(
+        variables, function.output_shapes, function(), values(), strict=True
+    ):
+        assert shape == variable.shape
+        scale = float(np.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=bound, atol=bound * scale)

@@ -100,11 +100,13 @@ def standardize(
 
 
 def full(variable):
-    """A variable's value in float32 at least."""
-    value = ops.convert_to_tensor(variable)
-    if keras.backend.standardize_dtype(value.dtype) in ("float16", "bfloat16"):
-        value = ops.cast(value, "float32")
-    return value
+    """A variable's value in float32 at least, as a tensor."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    if dtype in ("float16", "bfloat16"):
+        dtype = "float32"
+    # On TensorFlow `convert_to_tensor` gives back the variable itself, which
+    # each use would read once more.
+    return ops.cast(variable, dtype)
 
 
 def merged(layer, variable):

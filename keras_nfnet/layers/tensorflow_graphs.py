@@ -44,8 +44,13 @@ def standardize(kernel, gain, fan_in, eps, eps_mode, axes):
         eps_mode: As there.
         axes: The axes summed over in one unit.
     """
+    import tensorflow as tf
+
     is_added = eps_mode == "add"
     floor = eps * fan_in if is_added else eps
+    # Else the shape of the gradient would not be known, which a function for
+    # tensors of any shape returns.
+    kernel = tf.reshape(kernel, kernel.shape)
     return _called(
         _standardize, kernel, gain, 1 / fan_in, floor, (axes, is_added)
     )

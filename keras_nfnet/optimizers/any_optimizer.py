@@ -7,11 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_nfnet.optimizers.clipped import (
-    CLASSIFIER,
-    ClippedOptimizer,
-    check_keras_arguments,
-)
+from keras_nfnet.optimizers.clipped import CLASSIFIER, ClippedOptimizer
+from keras_nfnet.optimizers.rules import check_keras_arguments
 from keras_nfnet.utils.arguments import learning_rate, not_negative
 
 _WRAPPERS = tuple(

@@ -10,10 +10,7 @@ at once, which takes fewer passes over them. With several each is clipped in
 import keras
 from keras import ops
 
-from keras_nfnet.optimizers.clipping import (
-    clip_all,
-    clip_units,
-)
+from keras_nfnet.optimizers.clipping import clip_all, clip_units
 from keras_nfnet.optimizers.head import head_kernels
 from keras_nfnet.optimizers.owners import (
     axes_of_unit,
@@ -22,14 +19,13 @@ from keras_nfnet.optimizers.owners import (
     owners_of,
 )
 from keras_nfnet.optimizers.reports import Reports
-from keras_nfnet.optimizers.rules import Rule
-from keras_nfnet.utils.arguments import integer, number, positive, text
+from keras_nfnet.optimizers.rules import KERAS_CLIPPING, Rule
+from keras_nfnet.utils.arguments import number, positive, text
 
 # The default of `exclude_from_clipping`: the classifier's kernel.
 CLASSIFIER = "classifier"
 # Squares are finite up to 1.8e19 in float32.
 _LARGEST_UNCLIPPED = 1e18
-KERAS_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 class ClippedOptimizer(Reports):
@@ -42,7 +38,7 @@ class ClippedOptimizer(Reports):
     """
 
     # Whether the gradient of the step being made is finite, `None` between
-    # steps; and the numbers chosen by it.
+    # steps; and numbers that all variables share.
     _finite = None
     _numbers = {}
 
@@ -140,12 +136,7 @@ class ClippedOptimizer(Reports):
         return super().iterations if self._finite is None else self._steps_made
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        grads = [
-            ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
-            for gradient, variable in zip(
-                grads, trainable_variables, strict=True
-            )
-        ]
+        grads = list(map(_like, grads, trainable_variables))
         step = self._poisoned if _replicas() > 1 else self._clipped
         grads, finite = step(grads, trainable_variables)
         self._rate_used.assign(ops.cast(learning_rate, "float32"))
@@ -247,7 +238,7 @@ class ClippedOptimizer(Reports):
 
     def _clip(self, gradient, variable, index):
         """Clips one gradient, and finds out whether it is finite."""
-        gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
+        gradient = _like(gradient, variable)
         self._finite, self._numbers = ops.all(ops.isfinite(gradient)), {}
         if self._is_clipped[index]:
             gradient, count = clip_units(
@@ -269,20 +260,25 @@ class ClippedOptimizer(Reports):
 
     def _average_before(self, average, variable):
         """The average before this step: the weights, if it is the first."""
+        is_first = self._once("first", lambda: ops.equal(self._steps_made, 0))
         return ops.where(
-            ops.equal(self._steps_made, 0),
+            is_first,
             ops.convert_to_tensor(variable),
             ops.convert_to_tensor(average),
         )
 
     def _follow(self, average, before, variable):
-        # min(d, (1 + t) / (10 + t)), t steps made before this one: the
-        # authors' ema_update.
-        t = ops.cast(self._steps_made, "float32")
-        decay = ops.minimum(self.ema_decay, (1.0 + t) / (10.0 + t))
-        decay = ops.cast(decay, variable.dtype)
+        def factors():
+            # min(d, (1 + t) / (10 + t)), t steps made before this one: the
+            # authors' ema_update.
+            t = ops.cast(self._steps_made, "float32")
+            decay = ops.minimum(self.ema_decay, (1.0 + t) / (10.0 + t))
+            decay = ops.cast(decay, variable.dtype)
+            return decay, 1 - decay
+
+        decay, rest = self._once(("decay", variable.dtype), factors)
         now = ops.convert_to_tensor(variable)
-        self.assign(average, decay * before + (1 - decay) * now)
+        self.assign(average, decay * before + rest * now)
 
     # While a step is made, these keep a gradient that is not finite from
     # the weights and from the optimizer's own variables.
@@ -315,11 +311,15 @@ class ClippedOptimizer(Reports):
             dtype: Of the result.
         """
         dtype = keras.backend.standardize_dtype(dtype)
-        key = name, dtype
+        return self._once(
+            (name, dtype),
+            lambda: self.if_finite(ops.cast(value, dtype), otherwise),
+        )
+
+    def _once(self, key, make):
+        """What `make` returns, made once a step for all variables."""
         if key not in self._numbers:
-            self._numbers[key] = self.if_finite(
-                ops.cast(value, dtype), otherwise
-            )
+            self._numbers[key] = make()
         return self._numbers[key]
 
     def _apply_weight_decay(self, variables):
@@ -367,6 +367,18 @@ class ClippedOptimizer(Reports):
         )
 
 
+def _like(gradient, variable):
+    """A gradient in its variable's dtype, and of its shape.
+
+    TensorFlow does not know the shape of what a function of one's own
+    returned.
+    """
+    gradient = ops.cast(ops.convert_to_tensor(gradient), variable.dtype)
+    if gradient.shape == tuple(variable.shape):
+        return gradient
+    return ops.reshape(gradient, variable.shape)
+
+
 def _replicas():
     """Replicas whose gradients are summed after they are checked."""
     if keras.backend.backend() != "tensorflow":
@@ -378,23 +390,3 @@ def _replicas():
 
 def _is_classifier(rule):
     return isinstance(rule, str) and rule == CLASSIFIER
-
-
-def check_keras_arguments(arguments):
-    """Checks Keras's arguments by name, and refuses its own clipping.
-
-    Args:
-        arguments: A dictionary; what stands in it for a number becomes one.
-    """
-    parts = "gradient_accumulation_steps"
-    if parts in arguments:
-        arguments[parts] = integer(
-            parts, arguments[parts], least=2, optional=True
-        )
-    for argument in KERAS_CLIPPING:
-        if arguments.get(argument) is not None:
-            raise ValueError(
-                f"`{argument}` makes no sense together with adaptive "
-                "gradient clipping; leave it out, or set `clipping`. "
-                f"Received: {argument}={arguments[argument]!r}"
-            )

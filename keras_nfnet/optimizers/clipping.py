@@ -161,7 +161,19 @@ def clip_all(gradients, parameters, clipping, eps, axes, usable=True):
     if not gradients:
         return [], [], usable
     wide = _wide([*gradients, *parameters])
-    wide, parameters = wide[: len(gradients)], wide[len(gradients) :]
+    groups = _alike([x.shape for x in gradients], axes)
+    units = [
+        number_of_units(gradients[index].shape, axes[index])
+        for index in itertools.chain(*groups)
+    ]
+    wide, parameters = (
+        [_stacked(values, group) for group in groups]
+        for values in (wide[: len(gradients)], wide[len(gradients) :])
+    )
+    axes = [
+        tuple(axis + (len(group) > 1) for axis in axes[group[0]])
+        for group in groups
+    ]
     squares = _sums_of_squares(wide, axes)
     w_squares = _sums_of_squares(parameters, axes)
 
@@ -190,12 +202,41 @@ def clip_all(gradients, parameters, clipping, eps, axes, usable=True):
         clipped, exceeds, finite = scaled()
     else:
         clipped, exceeds, finite = ops.cond(fits, plain, _apart(scaled))
+    counts = _where(finite, _counts(exceeds, units), float("nan"))
+    parts = itertools.chain(*map(_unstacked, clipped, groups))
+    order = itertools.chain(*groups)
+    found = dict(
+        zip(order, zip(parts, ops.unstack(counts), strict=True), strict=True)
+    )
     clipped = [
-        ops.cast(value, gradient.dtype)
-        for value, gradient in zip(clipped, gradients, strict=True)
+        ops.cast(found[index][0], gradient.dtype)
+        for index, gradient in enumerate(gradients)
     ]
-    counts = _where(finite, _counts(exceeds, wide, axes), float("nan"))
-    return clipped, ops.unstack(counts), finite
+    return clipped, [found[index][1] for index in range(len(found))], finite
+
+
+def _alike(shapes, axes):
+    """Indices of tensors in groups: vectors and scalars of one shape.
+
+    There are many of them, and a graph needs as many operations for one of
+    them as for a group. Others are alone, since to stack is to copy.
+    """
+    groups = {}
+    for index, (shape, axis) in enumerate(zip(shapes, axes, strict=True)):
+        key = (tuple(shape), axis) if len(shape) < 2 else index
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
+
+
+def _stacked(values, group):
+    """The values of a group in one tensor."""
+    if len(group) == 1:
+        return values[group[0]]
+    return ops.stack([values[index] for index in group])
+
+
+def _unstacked(value, group):
+    return [value] if len(group) == 1 else ops.unstack(value, len(group))
 
 
 def _apart(function):
@@ -232,12 +273,16 @@ def _factors(norms, clipping, eps):
     return scale, _where(exceeds, factor, 1), exceeds
 
 
-def _counts(exceeds, values, axes):
-    """How many units of each tensor exceed, a float32 vector."""
-    ends = itertools.accumulate(map(math.prod, _unit_shapes(values, axes)))
+def _counts(exceeds, units):
+    """How many of the first units exceed, of the next, …: a float32 vector.
+
+    Args:
+        exceeds: A boolean vector.
+        units: Integers; their sum is its length.
+    """
     # Exact up to 2**24 units.
     counted = ops.cumsum(ops.cast(exceeds, "float32"))
-    counted = ops.take(counted, [end - 1 for end in ends])
+    counted = ops.take(counted, [n - 1 for n in itertools.accumulate(units)])
     return counted - ops.concatenate([ops.zeros((1,)), counted[:-1]])
 
 

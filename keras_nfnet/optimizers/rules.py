@@ -1,6 +1,11 @@
-"""Rules that name variables: those not clipped, those not decayed."""
+"""What optimizers are given: rules that name variables, Keras's arguments."""
 
 import keras
+
+from keras_nfnet.utils.arguments import integer
+
+# Keras's own clipping.
+KERAS_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 class Rule:
@@ -119,3 +124,23 @@ def _described(entry):
     if isinstance(entry, keras.Variable):
         return f"the variable {entry.path!r}"
     return repr(entry)
+
+
+def check_keras_arguments(arguments):
+    """Checks Keras's arguments by name, and refuses its own clipping.
+
+    Args:
+        arguments: A dictionary; what stands in it for a number becomes one.
+    """
+    parts = "gradient_accumulation_steps"
+    if parts in arguments:
+        arguments[parts] = integer(
+            parts, arguments[parts], least=2, optional=True
+        )
+    for argument in KERAS_CLIPPING:
+        if arguments.get(argument) is not None:
+            raise ValueError(
+                f"`{argument}` makes no sense together with adaptive "
+                "gradient clipping; leave it out, or set `clipping`. "
+                f"Received: {argument}={arguments[argument]!r}"
+            )

@@ -5,12 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_nfnet.optimizers.clipped import (
-    CLASSIFIER,
-    ClippedOptimizer,
-    check_keras_arguments,
-)
-from keras_nfnet.optimizers.rules import Rule
+from keras_nfnet.optimizers.clipped import CLASSIFIER, ClippedOptimizer
+from keras_nfnet.optimizers.rules import Rule, check_keras_arguments
 from keras_nfnet.utils import arguments
 from keras_nfnet.utils.arguments import boolean, not_negative, probability
 from keras_nfnet.utils.types import Rate, Tensor, Which

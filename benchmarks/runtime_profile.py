@@ -115,6 +115,8 @@ def onnxruntime(path, hint, shape):
 def tensorflow(path, hint, shape):
     import tensorflow as tf
 
+    # As in the comparison: one operation after the other.
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     loaded = tf.saved_model.load(path)
     serve = loaded.signatures["serving_default"]
     x = tf.constant(images(path, shape))
@@ -206,10 +208,9 @@ def table(result):
         "By each runtime's own profile, on the files of "
         "[the comparison](rivals.md): milliseconds of the operations of one "
         "run, and the share of each kind. Where a runtime joins an operation "
-        "with a convolution, it counts there. TensorFlow runs operations side "
-        "by side, so their sum may be longer than the run. The last column "
-        "is of the convolutions and matrices, billions of multiply-accumulates "
-        "a second; a product of matrices of 3072 reaches "
+        "with a convolution, it counts there. The last column is of the "
+        "convolutions and matrices, billions of multiply-accumulates a "
+        "second; a product of matrices of 3072 reaches "
         f"{best['f32']} in float32 and {best['bf16']} in bfloat16 here. "
         "Written by `benchmarks/runtime_profile.py`.",
         "",

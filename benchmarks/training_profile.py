@@ -75,6 +75,7 @@ def by_part(content):
     space = xplane_pb2.XSpace()
     space.ParseFromString(content)
     parts = collections.Counter(dict.fromkeys(PARTS, 0.0))
+    events = []
     for plane in space.planes:
         for line in plane.lines:
             for event in line.events:
@@ -84,9 +85,20 @@ def by_part(content):
                 kind = kind.partition("#")[0]
                 if not name or kind in ("Process", "Run") or " " in kind:
                     continue
-                text = f"{kind} {name}"
-                part = next(p for p, x in PARTS.items() if re.search(x, text))
-                parts[part] += event.duration_ps / 1e12 / STEPS
+                events.append((name, kind, event.duration_ps / 1e12 / STEPS))
+    # The gradients written by hand are functions without a layer's name; of
+    # these the standardization's alone has sums.
+    of_sums = {
+        name.partition("/")[0] for name, kind, _ in events if kind == "Sum"
+    }
+    for name, kind, seconds in events:
+        call = name.partition("/")[0]
+        if call.startswith("PartitionedCall"):
+            part = "standardization" if call in of_sums else "activations"
+        else:
+            text = f"{kind} {name}"
+            part = next(p for p, x in PARTS.items() if re.search(x, text))
+        parts[part] += seconds
     return dict(parts)
 
 

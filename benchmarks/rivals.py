@@ -470,12 +470,53 @@ def page():
     for name, found in rounds.items():
         _, size = NETWORKS[name]
         lines += ["", f"## {name}, {size} px", "", *network_lines(name, found)]
+    lines += why()
     lines += ["", *sorted({found["machine"] for found in newest})]
     texts = {
         ", ".join(f"{k} {v}" for k, v in found["versions"].items()) + "."
         for found in newest
     }
     return "\n".join([*lines, "", *sorted(texts)]) + "\n"
+
+
+def why():
+    """What the runtimes' profiles say of the goals that are missed."""
+    path = RESULTS.with_name("runtime_profile.json")
+    if not path.exists():
+        return []
+    profile = json.loads(path.read_text())
+    body = []
+    for network, found in profile["networks"].items():
+        for batch in BATCHES:
+            cells = [f"{network}, batch {batch}"]
+            for name in ("timm, OpenVINO bfloat16", "OpenVINO bfloat16"):
+                parts = list(found["rows"][name][str(batch)]["parts"].values())
+                speed = batch * found["macs"] / parts[0] / 1e9
+                cells += [f"{parts[0] / sum(parts):.0%}", f"{speed:.0f}"]
+            body.append(cells)
+    speed = profile["fastest"]["bf16"] / 1e9
+    return [
+        "",
+        "## Why",
+        "",
+        "By the [runtimes' own profiles](runtime_profile.md), taken apart from "
+        "the times above. In bfloat16 convolutions take nearly all of the time "
+        "of OpenVINO's graph of F0 and NF-ResNet50, timm's and ours. They run "
+        "near what a large product of matrices reaches on the same cores, "
+        f"{speed:.0f} billion multiply-accumulates a second, so neither can "
+        "be ahead of the other by a tenth. TensorFlow (Keras, SavedModel) "
+        "runs an operation after the other: its convolutions alone take about "
+        "as long as all of OpenVINO's run, and F0's GELU, sums and products "
+        "there, comes on top. ONNX Runtime's int8 spends a third to a half "
+        "outside of the convolutions, where values are float; its weights have "
+        "7 bits.",
+        "",
+        *markdown(
+            ["bfloat16", "timm's: convolutions", "G/s"]
+            + ["ours: convolutions", "G/s"],
+            body,
+        ),
+    ]
 
 
 def network_lines(network, rounds):

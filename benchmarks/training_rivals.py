@@ -238,16 +238,16 @@ def page():
         "",
         "## Why",
         "",
-        "In bfloat16 TensorFlow's convolutions are less than half of the "
-        "time of the [operations in a step](training_profile.md). GELU and "
-        "its gradient are a kernel each in PyTorch; in TensorFlow GELU with "
-        "its gain is about ten element-wise operations, and its gradient more. "
-        "In bfloat16 they take longer than AGC and SGD together. "
+        "In bfloat16 three fifths of the time of the [operations in a "
+        "step](training_profile.md) are convolutions. The rest goes over "
+        "memory: GELU and its gradient are a kernel each in PyTorch, and "
+        "several element-wise operations in TensorFlow, as SGD with momentum "
+        "and the standardization are. "
         "Element-wise kernels that XLA fuses "
         "(`TF_XLA_FLAGS=--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit "
-        "--tf_xla_ops_to_cluster=PW,RED,PWRED`) made the step longer: 1.32 s "
-        "against 1.22 in float32, 0.97 against 0.96 in bfloat16. JAX was not "
-        "profiled.",
+        "--tf_xla_ops_to_cluster=PW,RED,PWRED`) made the step longer, when "
+        "tried: 1.32 s against 1.22 in float32, 0.97 against 0.96 in bfloat16. "
+        "JAX and PyTorch were not profiled.",
     ]
     if newest:
         text = ", ".join(f"{k} {v}" for k, v in newest["versions"].items())

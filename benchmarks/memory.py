@@ -186,9 +186,11 @@ def table(result):
         f"{result['rounds']}. Of each the network itself is 1.0. The exports "
         "run their files and the network and compare them; timm's do not. "
         "TensorFlow's converter for TFLite holds its constants twice, of the "
-        "weights' size, though their values are written later. The calibrated "
-        "int8 file of random values is refused, since the answers differ too "
-        "much. Written by "
+        "weights' size, though their values are written later. LiteRT and "
+        "OpenVINO pack the kernels of a file once more when they run it, "
+        "beside the file and the network. The quantizers of ONNX Runtime and "
+        "NNCF hold several copies. The calibrated int8 file of random values "
+        "is refused, since the answers differ too much. Written by "
         "`python benchmarks/memory.py`. What a served request takes stands "
         "[beside the times](rivals.md).",
         "",

@@ -20,11 +20,11 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from small_recipes import small
 
 import keras_nfnet
 from keras_nfnet.cli import main
 from keras_nfnet.training import recipes
-from keras_nfnet.training.recipes import smoke
 from keras_nfnet.variants import VARIANTS
 
 ROOT = Path(__file__).parents[1]
@@ -61,16 +61,16 @@ def digits(tmp_path_factory):
 def place(tmp_path, digits, monkeypatch, request):
     """A folder with what the pages speak of, and networks that are small."""
     (tmp_path / "data").symlink_to(digits)
-    short = smoke(recipes.recipe("digits"))
+    short = small(recipes.recipe("digits"))
     monkeypatch.setattr(recipes, "_digits", lambda: short)
-    # Of one block, as those of `smoke`; where feature maps matter, of four.
+    # Of one block, as those of `small`; where feature maps matter, of four.
     page = request.node.callspec.params["page"]
     stages = 4 if "features(" in (DOCS / page).read_text("utf-8") else 1
     for name, row in list(VARIANTS.items()):
-        small = dataclasses.replace(
+        narrow = dataclasses.replace(
             row, widths=(16,) * stages, depths=(1,) * stages, group_width=8
         )
-        monkeypatch.setitem(VARIANTS, name, small)
+        monkeypatch.setitem(VARIANTS, name, narrow)
 
     def published(variant):
         path = tmp_path / f"{variant}.safetensors"

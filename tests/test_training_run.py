@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from html_page import Page, refuse_what_is_not_offline
+from small_recipes import small
 
 import keras_nfnet
 from keras_nfnet import Recipe
@@ -25,7 +26,6 @@ from keras_nfnet.training.recipe import (
     with_settings,
     write_recipe,
 )
-from keras_nfnet.training.recipes import smoke
 from keras_nfnet.training.run import train
 from keras_nfnet.training.stop import TrainingDiverged
 
@@ -48,7 +48,7 @@ def test_a_recipe_is_the_same_after_its_file(name, tmp_path):
     recipe = recipes.recipe(name)
     assert recipe.name == name
     assert recipes.summary(name).endswith(".")
-    for each in (recipe, smoke(recipe)):
+    for each in (recipe, small(recipe)):
         write_recipe(each, tmp_path / "recipe.toml")
         assert read_recipe(tmp_path / "recipe.toml") == each
 
@@ -158,8 +158,8 @@ def test_a_bad_file_is_named(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_smoke_form_of_a_recipe_trains(name, data_dir):
-    recipe = smoke(recipes.recipe(name)).replace(epochs=1, warmup_epochs=0.5)
+def test_the_small_form_of_a_recipe_trains(name, data_dir):
+    recipe = small(recipes.recipe(name)).replace(epochs=1, warmup_epochs=0.5)
     result = train(recipe, data_dir=data_dir, verbose=0)
     assert math.isfinite(result.loss)
     assert result.steps == 5
@@ -170,7 +170,7 @@ def test_the_smoke_form_of_a_recipe_trains(name, data_dir):
 def test_the_other_small_forms_differ_in_a_number_alone():
     def shape(name):
         """A small form without the numbers that change no graph."""
-        recipe = smoke(recipes.recipe(name))
+        recipe = small(recipes.recipe(name))
         augmentation = recipe.augmentation
         if isinstance(augmentation, Augmentation):
             layers = augmentation.randaugment_layers
@@ -195,7 +195,7 @@ def test_the_other_small_forms_differ_in_a_number_alone():
 
 def test_a_run_leaves_its_directory(data_dir, tmp_path, capsys):
     run = tmp_path / "run"
-    recipe = smoke(recipes.recipe("digits")).replace(
+    recipe = small(recipes.recipe("digits")).replace(
         ema_decay=0.9, batch_size=8, gradient_accumulation_steps=2
     )
     path = tmp_path / "mine.toml"
@@ -295,7 +295,7 @@ def test_a_run_leaves_its_directory(data_dir, tmp_path, capsys):
 
 
 def test_divergence_keeps_the_last_good_checkpoint(data_dir, tmp_path):
-    recipe = smoke(recipes.recipe("digits")).replace(epochs=20)
+    recipe = small(recipes.recipe("digits")).replace(epochs=20)
 
     class Poison(keras.callbacks.Callback):
         """Makes a weight NaN after step 30, as a broken device might."""
@@ -344,7 +344,7 @@ def pictures(folder, broken):
 
 
 def test_a_folder_with_broken_pictures_trains_through(tmp_path, capsys):
-    recipe = smoke(recipes.recipe("fine_tune")).replace(
+    recipe = small(recipes.recipe("fine_tune")).replace(
         data=pictures(tmp_path / "pictures", broken=(3, 24, 41, 62)),
         train_split="train",
         test_split="test",
@@ -367,7 +367,7 @@ def test_a_folder_with_broken_pictures_trains_through(tmp_path, capsys):
 
 
 def test_bad_arguments_of_train_are_named(tmp_path):
-    recipe = smoke(recipes.recipe("digits"))
+    recipe = small(recipes.recipe("digits"))
     with pytest.raises(ValueError, match="recipe"):
         train({"model": "F0"})
     with pytest.raises(ValueError, match="save_every"):

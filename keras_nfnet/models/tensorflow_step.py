@@ -11,8 +11,9 @@ from keras_nfnet.optimizers.composed import parts_of
 # Trainable variables from which a step's graph is not optimized on CPUs. F6's
 # first step took 134 s with TensorFlow's graph optimizer, 58 to 65 without
 # (47 since).
-# F0's later steps (256 px, batch 4) took as long: the operations are written
-# as it would rewrite them. F6's at 64 px took 2.5 to 3.7 s for 2.6 to 2.8.
+# Later steps of F0 (256 px, batch 4) and F3 (192 px, batch 4) took as long: the
+# operations are written as it would rewrite them. F6's at 64 px took 2.5 to
+# 3.7 s for 2.6 to 2.8.
 # ECA-NFNet-L0 and NF-ResNet50 lose 3 to 5%, so smaller networks keep it.
 _MANY_VARIABLES = 700
 _OFF = {"disable_meta_optimizer": True}

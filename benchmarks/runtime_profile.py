@@ -121,31 +121,15 @@ def tensorflow(path, hint, shape):
     serve = loaded.signatures["serving_default"]
     x = tf.constant(images(path, shape))
 
+    def run():
+        return serve(images=x)
+
     def operations():
-        from tensorflow.tsl.profiler.protobuf import xplane_pb2
+        from pages import profiled
 
-        with tempfile.TemporaryDirectory() as folder:
-            tf.profiler.experimental.start(folder)
-            for _ in range(RUNS):
-                serve(images=x)
-            tf.profiler.experimental.stop()
-            (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
-            space = xplane_pb2.XSpace()
-            space.ParseFromString(file.read_bytes())
-        found = []
-        for plane in space.planes:
-            for line in plane.lines:
-                for event in line.events:
-                    # An operation is `its name:its kind`.
-                    name = plane.event_metadata[event.metadata_id].name
-                    name, _, kind = name.rpartition(":")
-                    kind = kind.partition("#")[0]
-                    if name and kind not in ("Process", "Run"):
-                        if " " not in kind:
-                            found.append((kind, event.duration_ps / 1e12))
-        return [(kind, seconds / RUNS) for kind, seconds in found]
+        return [(kind, seconds) for _, kind, seconds in profiled(run, RUNS)]
 
-    return lambda: serve(images=x), operations
+    return run, operations
 
 
 def images(path, shape):

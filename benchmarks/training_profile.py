@@ -13,12 +13,10 @@ import argparse
 import collections
 import json
 import os
-import pathlib
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -40,7 +38,7 @@ def measure(dtype, size, batch):
     """`{"step": seconds, "parts": {part: seconds of operations}}`."""
     import keras
     import numpy as np
-    import tensorflow as tf
+    from pages import profiled
 
     import keras_nfnet
 
@@ -59,33 +57,13 @@ def measure(dtype, size, batch):
         began = time.perf_counter()
         model.train_on_batch(np.float32(x), y)
         seconds.append(time.perf_counter() - began)
-    with tempfile.TemporaryDirectory() as folder:
-        tf.profiler.experimental.start(folder)
-        for _ in range(STEPS):
-            model.train_on_batch(np.float32(x), y)
-        tf.profiler.experimental.stop()
-        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
-        parts = by_part(path.read_bytes())
-    return {"step": statistics.median(seconds[3:]), "parts": parts}
+    events = profiled(lambda: model.train_on_batch(np.float32(x), y), STEPS)
+    return {"step": statistics.median(seconds[3:]), "parts": by_part(events)}
 
 
-def by_part(content):
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-    space = xplane_pb2.XSpace()
-    space.ParseFromString(content)
+def by_part(events):
+    """`{part: seconds}` of what `profiled` returned."""
     parts = collections.Counter(dict.fromkeys(PARTS, 0.0))
-    events = []
-    for plane in space.planes:
-        for line in plane.lines:
-            for event in line.events:
-                # An operation is `its name:its kind`.
-                name = plane.event_metadata[event.metadata_id].name
-                name, _, kind = name.rpartition(":")
-                kind = kind.partition("#")[0]
-                if not name or kind in ("Process", "Run") or " " in kind:
-                    continue
-                events.append((name, kind, event.duration_ps / 1e12 / STEPS))
     # The gradients written by hand are functions without a layer's name; of
     # these the standardization's alone has sums.
     of_sums = {

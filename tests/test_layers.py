@@ -683,26 +683,27 @@ def test_the_gradient_of_standardization_in_a_graph_is_the_derived_one(
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize(
-    "make",
+    ("make", "rank"),
     [
-        lambda dtype: ScaledWSConv2D(8, 3, groups=2, dtype=dtype),
-        lambda dtype: ScaledWSDense(8, dtype=dtype),
-        lambda dtype: ScaledWSDepthwiseConv2D(3, dtype=dtype),
-        lambda dtype: ScaledWSConv2DTranspose(8, 2, strides=2, dtype=dtype),
+        (lambda **options: ScaledWSConv2D(8, 3, groups=2, **options), None),
+        (lambda **options: ScaledWSConv2D(8, 3, **options), 2),
+        (lambda **options: ScaledWSDense(8, **options), None),
+        (lambda **options: ScaledWSDense(8, **options), 2),
+        # Keras has no LoRA for these.
+        (lambda **options: ScaledWSDepthwiseConv2D(3, **options), None),
+        (lambda **options: ScaledWSConv2DTranspose(8, 2, 2, **options), None),
     ],
-    ids=["convolution", "dense", "depthwise", "transposed"],
+    ids=["convolution", "convolution, LoRA", "dense", "dense, LoRA"]
+    + ["depthwise", "transposed"],
 )
-@pytest.mark.parametrize("lora", [False, True])
-def test_a_layer_in_a_graph_has_the_gradient_written_by_hand(make, dtype, lora):
+def test_a_layer_in_a_graph_has_the_gradient_written_by_hand(make, rank, dtype):
     """Of variables and of LoRA's sum, and the gradients' shapes are known."""
     import tensorflow as tf
 
-    layer, x = make(dtype), pictures()[..., :4]
+    layer, x = make(dtype=dtype), pictures()[..., :4]
     layer.build(x.shape)
-    if lora:
-        if not hasattr(layer, "enable_lora"):
-            pytest.skip("Keras has no LoRA for this layer.")
-        layer.enable_lora(2)
+    if rank is not None:
+        layer.enable_lora(rank)
     randomize(layer)
     variables = layer.trainable_variables
 
